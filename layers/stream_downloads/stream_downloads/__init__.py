@@ -1,0 +1,1 @@
+"""Ready-to-download URLs for every video on Cloudflare Stream."""

@@ -1,0 +1,646 @@
+"""Cloudflare's Stream API: typed calls, typed errors, one deadline."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+)
+
+from stream_downloads.connection import CONNECT_SECONDS, READ_SECONDS, bounded_pool
+from stream_downloads.download import VIDEO_UID, DownloadType
+
+_Result = TypeVar("_Result")
+
+BASE_URL = "https://api.cloudflare.com/client/v4"
+
+_ACCOUNT_ID = re.compile("[0-9a-fA-F]{32}")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]+( [\x21-\x7e]+)*")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_RATE_LIMIT_ITEM = re.compile(r";\s*([rt])=([0-9]{1,9})(?![0-9.])")
+_READ_BYTES = 64 * 1024
+_EXISTS = re.compile(r"(?<!no longer )\bexists\b|\balready (exist|created|enabled)", re.IGNORECASE)
+
+
+# What Cloudflare says
+
+
+@dataclass(frozen=True, slots=True)
+class ApiMessage:
+    """One entry of the envelope's ``errors`` (or ``messages``)."""
+
+    code: int
+    message: str
+    documentation_url: str | None = None
+    pointer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadState:
+    """A download as Cloudflare describes it; nothing here has been judged yet.
+
+    ``status`` is free text (empty when absent), ``percent_complete`` is None unless it is a number
+    from 0 to 100, and ``url`` is there before the download is ready and does not work until then.
+    """
+
+    status: str
+    percent_complete: float | None
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """What concerns a video's downloads. ``created`` is text, as Cloudflare sent it."""
+
+    uid: str
+    state: str
+    ready_to_stream: bool
+    created: str
+    creator: str | None
+    name: str | None
+    duration_seconds: float | None
+    require_signed_urls: bool | None
+    live_input: str | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSubscription:
+    """The account's one webhook subscription, with the secret that signs its events."""
+
+    notification_url: str
+    secret: str = field(repr=False)
+    modified: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What the ``Ratelimit`` header of an answer says: requests left, seconds until the reset."""
+
+    remaining: int
+    reset_seconds: float
+
+
+# What can go wrong
+
+
+class RefusalKind(StrEnum):
+    """What an answer that is no success means for whoever asked."""
+
+    CREDENTIALS = "credentials"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    THROTTLED = "throttled"
+    REJECTED = "rejected"
+    UNUSABLE = "unusable"
+
+
+# Cloudflare does not publish the codes. These are seen in answers of the Stream API and, for bad
+# credentials, in the issue trackers of its clients.
+_KIND_BY_CODE = {
+    6003: RefusalKind.CREDENTIALS,  # invalid request headers: the token or key has the wrong form
+    9103: RefusalKind.CREDENTIALS,  # unknown key or e-mail
+    9106: RefusalKind.CREDENTIALS,  # no credentials
+    9109: RefusalKind.CREDENTIALS,  # invalid access token
+    10000: RefusalKind.CREDENTIALS,
+    10003: RefusalKind.NOT_FOUND,
+    10004: RefusalKind.REJECTED,  # decoding error
+    10005: RefusalKind.REJECTED,  # bad request
+    7000: RefusalKind.REJECTED,  # no such route: says nothing about the video, even with a 404
+    7003: RefusalKind.REJECTED,
+}
+_KIND_BY_STATUS = {
+    401: RefusalKind.CREDENTIALS,
+    403: RefusalKind.CREDENTIALS,
+    404: RefusalKind.NOT_FOUND,
+    408: RefusalKind.UNUSABLE,
+    409: RefusalKind.CONFLICT,
+    429: RefusalKind.THROTTLED,
+}
+# These need no code and no body: a firewall in front of the API sends them as HTML.
+_KNOWN_BY_STATUS_ALONE = {RefusalKind.CREDENTIALS, RefusalKind.CONFLICT, RefusalKind.THROTTLED}
+
+
+class CloudflareError(Exception):
+    """A call that did not succeed. Its text never holds a credential or a body.
+
+    ``call`` names the call, as in ``"create download"``. ``ambiguous`` says whether Cloudflare may
+    have done what was asked all the same: after a create, list before creating again.
+    """
+
+    ambiguous: bool
+
+    def __init__(self, call: str, text: str) -> None:
+        super().__init__(f"{call}: {text}")
+        self.call = call
+
+
+class NotReached(CloudflareError):
+    """No HTTP answer came. ``maybe_sent`` is False if the request cannot have left."""
+
+    def __init__(self, call: str, text: str, *, maybe_sent: bool) -> None:
+        super().__init__(call, text)
+        self.maybe_sent = maybe_sent
+        self.ambiguous = maybe_sent
+
+
+class Refused(CloudflareError):
+    """Cloudflare answered, and the answer is no success.
+
+    ``status`` is the HTTP status, ``kind`` what it means, ``errors`` what the envelope says,
+    ``retry_after`` the header's seconds if it is a usable number (not clamped), and ``defect`` what
+    is wrong with the answer itself, if anything is.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        status: int,
+        kind: RefusalKind,
+        *,
+        errors: tuple[ApiMessage, ...] = (),
+        retry_after: float | None = None,
+        defect: str | None = None,
+    ) -> None:
+        said = [f"{error.code} {error.message}" for error in errors]
+        details = "; ".join([*said, *([defect] if defect else [])])
+        super().__init__(
+            call, f"Cloudflare answered {status}" + (f" ({details})" if details else "")
+        )
+        self.status = status
+        self.kind = kind
+        self.errors = errors
+        self.retry_after = retry_after
+        self.defect = defect
+        self.ambiguous = kind is RefusalKind.UNUSABLE
+
+
+class _Defect(Exception):
+    """An answer that says success but cannot be used; the text says why."""
+
+
+def _refusal_kind(status: int, errors: tuple[ApiMessage, ...], *, readable: bool) -> RefusalKind:
+    """What an unsuccessful answer means: the one place where this is decided.
+
+    ``readable`` is whether the body was one of the API's envelopes. Without one, a 404 is a
+    stranger's page and says nothing about a video.
+    """
+    by_status = _KIND_BY_STATUS.get(status)
+    if by_status in _KNOWN_BY_STATUS_ALONE:
+        return by_status
+    if not readable or not (200 <= status < 300 or 400 <= status < 500):
+        return RefusalKind.UNUSABLE
+    for error in errors:
+        if error.code in _KIND_BY_CODE:
+            return _KIND_BY_CODE[error.code]
+    if any(_EXISTS.search(error.message) for error in errors):
+        return RefusalKind.CONFLICT
+    if by_status:
+        return by_status
+    return RefusalKind.REJECTED if status >= 400 else RefusalKind.UNUSABLE
+
+
+# The calls
+
+
+class StreamClient:
+    """The Stream API of one account. One client may be used by several threads at once.
+
+    ``authorization`` gives the headers that authenticate, asked anew for every call.
+    ``on_rate_limit`` hears every usable ``Ratelimit`` header.
+
+    Every call takes ``seconds``, its limit in all: authorization, connecting, sending, and reading
+    the whole answer. Nothing is repeated and no redirect is followed. A call raises `NotReached` or
+    `Refused`, and ValueError, before anything is sent, for an identifier that is none.
+
+    The API: https://developers.cloudflare.com/api/resources/stream/
+    """
+
+    MAX_BYTES = 1024 * 1024
+    # A thousand videos of 2 to 3 KiB each, and room for long names.
+    MAX_LISTING_BYTES = 16 * 1024 * 1024
+
+    def __init__(
+        self,
+        account_id: str,
+        *,
+        base_url: str = BASE_URL,
+        authorization: Callable[[], Mapping[str, str]],
+        pool: urllib3.PoolManager | None = None,
+        on_rate_limit: Callable[[RateLimit], None] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._account_url = f"{base_url.rstrip('/')}/accounts/{_checked(account_id, _ACCOUNT_ID)}"
+        self._authorization = authorization
+        self._pool = bounded_pool() if pool is None else pool
+        self._on_rate_limit = on_rate_limit
+        self._monotonic = monotonic
+
+    def list_downloads(self, uid: str, *, seconds: float) -> dict[str, DownloadState]:
+        """All downloads that were ever created for a video, by type; empty if there are none."""
+        path = f"/stream/{_checked(uid)}/downloads"
+        return self._call("GET", path, "list downloads", _downloads_or_none, seconds=seconds)
+
+    def create_download(
+        self, uid: str, download_type: DownloadType | None, *, seconds: float
+    ) -> dict[str, DownloadState]:
+        """Have a download made. Repeated, it answers with the present state of what exists.
+
+        Without a type, Cloudflare makes the MP4. Both of the documented answers are understood: one
+        download alone, or an object with one download per type.
+        """
+        asked = download_type or DownloadType.DEFAULT
+        path = _downloads_path(uid, download_type)
+        return self._call(
+            "POST", path, "create download", lambda result: _created(result, asked), seconds=seconds
+        )
+
+    def delete_downloads(
+        self, uid: str, download_type: DownloadType | None, *, seconds: float
+    ) -> None:
+        """Delete one download of a video or, without a type, all of them."""
+        path = _downloads_path(uid, download_type)
+        self._call("DELETE", path, "delete downloads", _anything, seconds=seconds)
+
+    def list_videos(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        status: str | None = "ready",
+        ascending: bool = True,
+        limit: int = 1000,
+        seconds: float,
+    ) -> list[Video]:
+        """Up to ``limit`` videos (at most 1000) that were created from ``start`` to ``end``.
+
+        The times are RFC 3339. There is no cursor, and whether the bounds belong to the range is
+        disputed: ask from a little before, and drop the videos seen already.
+        """
+        query = {"asc": "true" if ascending else "false", "limit": str(limit)}
+        query |= {
+            name: value
+            for name, value in (("status", status), ("start", start), ("end", end))
+            if value is not None
+        }
+        return self._call(
+            "GET",
+            f"/stream?{urlencode(query)}",
+            "list videos",
+            _videos,
+            seconds=seconds,
+            max_bytes=self.MAX_LISTING_BYTES,
+        )
+
+    def get_video(self, uid: str, *, seconds: float) -> Video:
+        """One video."""
+        return self._call("GET", f"/stream/{_checked(uid)}", "get video", _video, seconds=seconds)
+
+    def create_token(
+        self, uid: str, *, expires_at: int, downloadable: bool = True, seconds: float
+    ) -> str:
+        """A signed token that stands for a private video's uid in its URLs.
+
+        ``expires_at`` is in Unix seconds, at most 24 hours ahead. Cloudflare means this call for
+        fewer than 1,000 tokens a day.
+        """
+        body = {"exp": expires_at, "downloadable": downloadable}
+        path = f"/stream/{_checked(uid)}/token"
+        return self._call("POST", path, "create token", _token, body=body, seconds=seconds)
+
+    def get_webhook(self, *, seconds: float) -> WebhookSubscription | None:
+        """The account's webhook subscription, None if there is none."""
+        try:
+            return self._call(
+                "GET", "/stream/webhook", "get webhook", _subscription_or_none, seconds=seconds
+            )
+        except Refused as refusal:
+            if refusal.kind is RefusalKind.NOT_FOUND:
+                return None
+            raise
+
+    def put_webhook(self, url: str, *, seconds: float) -> WebhookSubscription:
+        """Subscribe ``url``, in place of whatever was subscribed. A new URL gets a new secret."""
+        body = {"notificationUrl": url}
+        return self._call(
+            "PUT", "/stream/webhook", "put webhook", _subscription, body=body, seconds=seconds
+        )
+
+    def delete_webhook(self, *, seconds: float) -> None:
+        """Remove the account's webhook subscription."""
+        self._call("DELETE", "/stream/webhook", "delete webhook", _anything, seconds=seconds)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        call: str,
+        parse: Callable[[object], _Result],
+        *,
+        seconds: float,
+        body: Mapping[str, object] | None = None,
+        max_bytes: int | None = None,
+    ) -> _Result:
+        """Send one request, and read the ``result`` of its answer with ``parse``."""
+        deadline = self._monotonic() + seconds
+        headers = _checked_headers(self._authorization())
+        # Getting the credentials may have taken its share.
+        left = deadline - self._monotonic()
+        response = self._send(call, method, path, headers, body, left)
+        self._note_rate_limit(response.headers)
+        defect: str | None = None
+        errors: tuple[ApiMessage, ...] = ()
+        try:
+            content = self._read(response, deadline, max_bytes or self.MAX_BYTES)
+            envelope = _envelope(response.headers, content)
+            if 200 <= response.status < 300 and envelope["success"]:
+                return parse(envelope.get("result"))
+            errors = _errors(envelope, headers)
+        except _Defect as found:
+            defect = str(found)
+        raise Refused(
+            call,
+            response.status,
+            _refusal_kind(response.status, errors, readable=defect is None),
+            errors=errors,
+            retry_after=_retry_after(response.headers.get("retry-after")),
+            defect=defect,
+        )
+
+    def _send(
+        self,
+        call: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Mapping[str, object] | None,
+        seconds: float,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request, and wait until the head of an answer has come."""
+        if seconds <= 0:
+            raise NotReached(call, "no time was left for it", maybe_sent=False)
+        sent = {"Accept": "application/json", "User-Agent": "stream-downloads", **headers}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            return self._pool.request(
+                method,
+                self._account_url + path,
+                headers=sent,
+                body=None if body is None else json.dumps(body).encode(),
+                timeout=urllib3.Timeout(
+                    connect=min(CONNECT_SECONDS, seconds),
+                    read=min(READ_SECONDS, seconds),
+                    total=seconds,
+                ),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except (ConnectTimeoutError, NewConnectionError, LocationValueError) as error:
+            raise NotReached(call, _reason(error), maybe_sent=False) from error
+        except HTTPError as error:
+            raise NotReached(call, _reason(error), maybe_sent=True) from error
+
+    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float, max_bytes: int) -> bytes:
+        """The whole body, if it fits into the time and into ``max_bytes``.
+
+        A connection whose answer was read to its end serves again; any other is closed.
+        """
+        # One socket read at a time: `read` waits for as much as was asked for, however slowly it
+        # comes. (urllib3 1.26 has no `read1`; there `bounded_pool` alone holds the deadline.)
+        read = getattr(response, "read1", response.read)
+        chunks: list[bytes] = []
+        room = max_bytes
+        try:
+            while chunk := read(_READ_BYTES, decode_content=False):
+                chunks.append(chunk)
+                room -= len(chunk)
+                if room < 0:
+                    raise _Defect(f"the answer is longer than {max_bytes} bytes")
+                if self._monotonic() >= deadline:
+                    raise _Defect("the answer did not end in time")
+        except HTTPError as error:
+            response.close()
+            raise _Defect(f"the answer broke off: {_reason(error)}") from error
+        except _Defect:
+            response.close()
+            raise
+        response.release_conn()
+        return b"".join(chunks)
+
+    def _note_rate_limit(self, headers: Mapping[str, str]) -> None:
+        if self._on_rate_limit and (limit := _rate_limit(headers.get("ratelimit"))):
+            self._on_rate_limit(limit)
+
+
+# Into the request
+
+
+def _checked(identifier: object, pattern: re.Pattern[str] = VIDEO_UID) -> str:
+    """``identifier`` if it may stand in a URL; ValueError otherwise."""
+    if not isinstance(identifier, str) or not pattern.fullmatch(identifier):
+        raise ValueError(f"not an identifier of Cloudflare's: {repr(identifier)[:40]}")
+    return identifier
+
+
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """``headers`` if they can be sent. http.client would show the value that it refuses."""
+    for name, value in headers.items():
+        if not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"the credential for {name} is empty, or not printable ASCII")
+    return headers
+
+
+def _downloads_path(uid: str, download_type: DownloadType | None) -> str:
+    path = f"/stream/{_checked(uid)}/downloads"
+    return path if download_type is None else f"{path}/{DownloadType(download_type)}"
+
+
+# Out of the answer
+
+
+def _envelope(headers: Mapping[str, str], content: bytes) -> Mapping[str, Any]:
+    """The JSON object that every answer of the API is."""
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise _Defect("the answer is not declared as JSON")
+    try:
+        envelope = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _Defect("the answer is not JSON") from error
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("success"), bool):
+        raise _Defect("the answer is not one of the API's envelopes")
+    return envelope
+
+
+def _errors(envelope: Mapping[str, Any], sent: Mapping[str, str]) -> tuple[ApiMessage, ...]:
+    """What an envelope says went wrong: ``errors``, or ``messages`` where that is empty.
+
+    Should Cloudflare quote a credential of the headers ``sent``, it is left out.
+    """
+    secrets = [value.rpartition(" ")[2] for value in sent.values()]
+
+    def text(value: object) -> str | None:
+        if not isinstance(value, str):
+            return None
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return value[:300]
+
+    def message(entry: Mapping[str, Any]) -> ApiMessage:
+        code, source = entry.get("code"), entry.get("source")
+        return ApiMessage(
+            code=code if isinstance(code, int) else 0,
+            message=text(entry.get("message")) or "",
+            documentation_url=text(entry.get("documentation_url")),
+            pointer=text(source.get("pointer")) if isinstance(source, dict) else None,
+        )
+
+    entries = envelope.get("errors") or envelope.get("messages")
+    if not isinstance(entries, list):
+        return ()
+    return tuple(message(entry) for entry in entries[:10] if isinstance(entry, dict))
+
+
+def _retry_after(header: str | None) -> float | None:
+    """The seconds of a ``Retry-After`` header, None for a date and whatever else is no number."""
+    if header is None or not _SECONDS.fullmatch(header.strip()):
+        return None
+    seconds = float(header)
+    return seconds if math.isfinite(seconds) else None
+
+
+def _rate_limit(header: str | None) -> RateLimit | None:
+    """The tightest of the limits in a header like ``"default";r=50;t=30``; None if it has none."""
+    limits = []
+    for item in (header or "")[:1000].split(","):
+        fields = dict(_RATE_LIMIT_ITEM.findall(item))
+        if "r" in fields and "t" in fields:
+            limits.append(RateLimit(int(fields["r"]), float(fields["t"])))
+    return min(limits, key=lambda limit: limit.remaining, default=None)
+
+
+def _reason(error: HTTPError) -> str:
+    """What went wrong on the way, with the cause that urllib3 wraps."""
+    return f"{type(error).__name__}: {error.__cause__ or error}"
+
+
+def _anything(result: object) -> None:
+    """For calls whose ``success`` says it all."""
+
+
+def _object(result: object) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise _Defect(f"its result is {_kind_of(result)}, not an object")
+    return result
+
+
+def _kind_of(value: object) -> str:
+    return "null" if value is None else f"of the type {type(value).__name__}"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number, as it is; None for all else, booleans and numbers in quotes included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if -1e18 < value < 1e18 else None
+
+
+def _download(result: object) -> DownloadState:
+    fields = _object(result)
+    percent = _number(fields.get("percentComplete"))
+    return DownloadState(
+        status=_text(fields.get("status")) or "",
+        percent_complete=percent if percent is not None and 0 <= percent <= 100 else None,
+        url=_text(fields.get("url")),
+    )
+
+
+def _downloads(result: object) -> dict[str, DownloadState]:
+    """One download per type; a type that is null was not created."""
+    by_type = _object(result)
+    return {name: _download(state) for name, state in by_type.items() if state is not None}
+
+
+def _downloads_or_none(result: object) -> dict[str, DownloadState]:
+    return {} if result is None else _downloads(result)
+
+
+def _created(result: object, asked: DownloadType) -> dict[str, DownloadState]:
+    """Both shapes of the create answer: flat in the older reference, keyed by type in the guide."""
+    fields = _object(result)
+    flat = not {"status", "percentComplete", "url"}.isdisjoint(fields)
+    downloads = {str(asked): _download(fields)} if flat else _downloads(fields)
+    if not downloads:
+        raise _Defect("its result names no download")
+    return downloads
+
+
+def _video(result: object) -> Video:
+    fields = _object(result)
+    uid, status, meta = fields.get("uid"), fields.get("status"), fields.get("meta")
+    if not isinstance(uid, str) or not VIDEO_UID.fullmatch(uid):
+        raise _Defect("its result is a video without a usable uid")
+    status = status if isinstance(status, dict) else {}
+    meta = meta if isinstance(meta, dict) else {}
+    duration = _number(fields.get("duration"))
+    signed = fields.get("requireSignedURLs")
+    return Video(
+        uid=uid,
+        state=_text(status.get("state")) or "",
+        ready_to_stream=fields.get("readyToStream") is True,
+        created=_text(fields.get("created")) or "",
+        creator=_text(fields.get("creator")),
+        name=_text(meta.get("name")),
+        duration_seconds=duration if duration is not None and duration >= 0 else None,
+        require_signed_urls=signed if isinstance(signed, bool) else None,
+        live_input=_text(fields.get("liveInput")),
+        # Both spellings occur.
+        error_code=_text(status.get("errorReasonCode")) or _text(status.get("errReasonCode")),
+        error_message=_text(status.get("errorReasonText")) or _text(status.get("errReasonText")),
+    )
+
+
+def _videos(result: object) -> list[Video]:
+    if not isinstance(result, list):
+        raise _Defect(f"its result is {_kind_of(result)}, not a list")
+    return [_video(entry) for entry in result]
+
+
+def _token(result: object) -> str:
+    token = _text(_object(result).get("token"))
+    if token is None:
+        raise _Defect("its result holds no token")
+    return token
+
+
+def _subscription(result: object) -> WebhookSubscription:
+    fields = _object(result)
+    url = _text(fields.get("notificationUrl")) or _text(fields.get("notification_url"))
+    secret = _text(fields.get("secret"))
+    if url is None or secret is None:
+        raise _Defect("its result is a subscription without a URL or without a secret")
+    return WebhookSubscription(url, secret, _text(fields.get("modified")))
+
+
+def _subscription_or_none(result: object) -> WebhookSubscription | None:
+    return _subscription(result) if result else None

@@ -1,0 +1,407 @@
+"""The Stream client over real sockets: connections, limits that hold, and faults of the wire."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_socket
+import urllib3
+
+from stream_downloads import connection
+from stream_downloads.cloudflare import (
+    DownloadState,
+    NotReached,
+    RateLimit,
+    RefusalKind,
+    Refused,
+    StreamClient,
+)
+from stream_downloads.download import DownloadType
+from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def aws() -> None:
+    """Nothing of AWS is needed here, and nothing but loopback can be reached."""
+    pytest_socket.socket_allow_hosts(["127.0.0.1"])
+
+
+@pytest.fixture
+def server() -> Iterator[SimulatorServer]:
+    with SimulatorServer(drip_seconds=0.05) as server:
+        yield server
+
+
+@pytest.fixture
+def simulator(server: SimulatorServer) -> StreamSimulator:
+    return server.simulator
+
+
+def connect(
+    server: SimulatorServer, pool: urllib3.PoolManager | None = None, **options: object
+) -> StreamClient:
+    settings = server.simulator.settings
+    return StreamClient(
+        settings.account_id,
+        base_url=server.base_url,
+        authorization=lambda: {"Authorization": f"Bearer {settings.api_token}"},
+        pool=pool,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def client(server: SimulatorServer) -> StreamClient:
+    return connect(server)
+
+
+def elapsed(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+# The way of a download
+
+
+@pytest.mark.parametrize("shape", ["keyed", "flat"])
+def test_a_download_is_created_followed_and_deleted(
+    client: StreamClient, simulator: StreamSimulator, shape: str
+) -> None:
+    simulator.settings.answer_shape = shape  # type: ignore[assignment]
+    uid = simulator.upload(generation_seconds={"default": 0.0, "audio": 3600.0})
+    assert client.list_downloads(uid, seconds=5) == {}
+    ready = DownloadState("ready", 100.0, download_url(uid, "default"))
+    assert client.create_download(uid, None, seconds=5) == {"default": ready}
+    created = client.create_download(uid, DownloadType.AUDIO, seconds=5)
+    assert created["audio"].status == "inprogress"
+    assert client.list_downloads(uid, seconds=5).keys() == {"default", "audio"}
+    client.delete_downloads(uid, DownloadType.DEFAULT, seconds=5)
+    assert client.list_downloads(uid, seconds=5).keys() == {"audio"}
+    client.delete_downloads(uid, None, seconds=5)
+    assert client.list_downloads(uid, seconds=5) == {}
+
+
+def test_the_other_calls_work_too(client: StreamClient, simulator: StreamSimulator) -> None:
+    uid = simulator.upload(name="a clip.mp4", private=True, duration_seconds=12.5)
+    assert client.get_video(uid, seconds=5).duration_seconds == 12.5
+    (video,) = client.list_videos(start="2020-01-01T00:00:00Z", seconds=5)
+    assert (video.uid, video.name, video.require_signed_urls) == (uid, "a clip.mp4", True)
+    assert client.create_token(uid, expires_at=int(time.time()) + 60, seconds=5)
+    assert client.get_webhook(seconds=5) is None
+    subscription = client.put_webhook("https://a.example/", seconds=5)
+    assert client.get_webhook(seconds=5) == subscription
+    client.delete_webhook(seconds=5)
+    assert client.get_webhook(seconds=5) is None
+
+
+def test_an_email_and_a_key_are_let_in(server: SimulatorServer) -> None:
+    settings = server.simulator.settings
+    client = StreamClient(
+        settings.account_id,
+        base_url=server.base_url,
+        authorization=lambda: {
+            "X-Auth-Email": settings.api_email,
+            "X-Auth-Key": settings.api_key,
+        },
+    )
+    assert client.list_videos(seconds=5) == []
+
+
+def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
+    heard: list[RateLimit] = []
+    connect(server, on_rate_limit=heard.append).list_videos(seconds=5)
+    assert heard == [RateLimit(1199, 300.0)]
+
+
+# Connections
+
+
+def test_one_connection_serves_many_calls_even_after_refusals(
+    server: SimulatorServer, simulator: StreamSimulator
+) -> None:
+    client = connect(server)
+    uid = simulator.upload()
+    simulator.faults.script(Fault.NOT_FOUND, Fault.UNAVAILABLE_HTML, Fault.REDIRECT)
+    for _ in range(3):
+        with pytest.raises(Refused):
+            client.list_downloads(uid, seconds=5)
+    client.list_downloads(uid, seconds=5)
+    assert server.connections == 1
+
+
+def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(
+    server: SimulatorServer, simulator: StreamSimulator
+) -> None:
+    client = connect(server)
+    uid = simulator.upload()
+    simulator.faults.script(Fault.HUGE_BODY)
+    with pytest.raises(Refused, match="longer than 1048576 bytes"):
+        client.list_downloads(uid, seconds=5)
+    assert client.list_downloads(uid, seconds=5) == {}
+    assert server.connections == 2
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    server: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(server)
+    client.list_videos(seconds=5)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 61)
+    client.list_videos(seconds=5)
+    assert server.connections == 2
+
+
+def test_several_threads_share_one_client(client: StreamClient, simulator: StreamSimulator) -> None:
+    uids = [simulator.upload() for _ in range(8)]
+    found: dict[str, str | None] = {}
+
+    def work(uid: str) -> None:
+        for _ in range(10):
+            state = client.create_download(uid, None, seconds=10)["default"]
+            found[uid] = state.url
+
+    threads = [threading.Thread(target=work, args=(uid,)) for uid in uids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {uid: download_url(uid, "default") for uid in uids}
+    assert simulator.counts()["create download"] == 80
+
+
+# Limits
+
+
+@pytest.mark.parametrize("fault", [Fault.SLOW_BODY, Fault.SLOW_HEAD, Fault.HANG_AFTER], ids=str)
+def test_no_slowness_outlives_the_deadline(
+    client: StreamClient, simulator: StreamSimulator, fault: Fault
+) -> None:
+    uid = simulator.upload()
+    simulator.faults.script(fault)
+
+    def create() -> None:
+        with pytest.raises((NotReached, Refused)) as caught:
+            client.create_download(uid, None, seconds=0.4)
+        assert caught.value.ambiguous
+
+    assert 0.35 <= elapsed(create) < 0.8
+
+
+def test_a_drip_cannot_outlive_the_deadline_of_an_ordinary_pool_either(
+    server: SimulatorServer, simulator: StreamSimulator
+) -> None:
+    client = connect(server, urllib3.PoolManager())
+    uid = simulator.upload()
+    simulator.faults.script(Fault.SLOW_BODY)
+
+    def create() -> None:
+        with pytest.raises(Refused, match="did not end in time") as caught:
+            client.create_download(uid, None, seconds=0.4)
+        assert caught.value.kind is RefusalKind.UNUSABLE
+
+    assert 0.35 <= elapsed(create) < 0.8
+    # The connection, with half an answer in it, is not used again.
+    assert client.list_downloads(uid, seconds=5).keys() == {"default"}
+
+
+def test_the_last_wait_for_an_answer_is_no_longer_than_what_is_left(
+    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
+) -> None:
+    uid = simulator.upload()
+    server.drip_seconds = 0.5
+    simulator.faults.script(Fault.SLOW_HEAD)
+
+    def create() -> None:
+        with pytest.raises(NotReached):
+            client.create_download(uid, None, seconds=0.6)
+
+    assert 0.55 <= elapsed(create) < 0.9
+
+
+@pytest.mark.parametrize("fault", [Fault.RESET_BEFORE, Fault.RESET_AFTER], ids=str)
+def test_a_reset_leaves_open_whether_it_happened(
+    client: StreamClient, simulator: StreamSimulator, fault: Fault
+) -> None:
+    uid = simulator.upload()
+    simulator.faults.script(fault)
+    with pytest.raises(NotReached) as caught:
+        client.create_download(uid, None, seconds=5)
+    assert caught.value.maybe_sent
+    assert bool(simulator.videos[uid].downloads) is (fault is Fault.RESET_AFTER)
+
+
+def test_a_body_that_is_cut_off_is_no_answer(
+    client: StreamClient, simulator: StreamSimulator
+) -> None:
+    uid = simulator.upload()
+    simulator.faults.script(Fault.CUT_OFF)
+    with pytest.raises(Refused, match="broke off"):
+        client.list_downloads(uid, seconds=5)
+
+
+# Before anything is sent
+
+
+def unreached(base_url: str, seconds: float = 2.0) -> NotReached:
+    client = StreamClient(
+        "a" * 32, base_url=base_url, authorization=lambda: {"Authorization": "Bearer hush"}
+    )
+    with pytest.raises(NotReached) as caught:
+        client.list_videos(seconds=seconds)
+    assert "hush" not in str(caught.value)
+    return caught.value
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def test_a_port_where_nobody_listens_is_reported_as_not_sent(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    assert not unreached(f"http://127.0.0.1:{port}").maybe_sent
+
+
+def test_a_host_without_an_address_is_reported_as_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_address(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_address)
+    assert not unreached("https://api.invalid").maybe_sent
+
+
+def test_an_address_that_makes_no_sense_is_reported_as_not_sent() -> None:
+    assert not unreached("http://[::bad").maybe_sent
+
+
+def test_all_addresses_of_a_host_are_tried_within_the_limit_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares: list[float] = []
+
+    def unreachable(_: object, share: float) -> socket.socket:
+        shares.append(share)
+        raise TimeoutError("timed out")
+
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))] * 4
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: addresses)
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    assert not unreached("http://127.0.0.1:9", seconds=1.0).maybe_sent
+    assert shares == pytest.approx([0.25, 1 / 3, 0.5, 1.0], abs=0.05)
+
+
+def test_the_next_address_is_tried_if_one_fails(
+    server: SimulatorServer, client: StreamClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(server.base_url.split(":")[2].split("/")[0])
+    addresses = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+        for host in ("127.0.0.2", "127.0.0.1")
+    ]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: addresses)
+    tried: list[str] = []
+
+    def connection(address: tuple[str, int], _share: float) -> socket.socket:
+        tried.append(address[0])
+        if address[0] == "127.0.0.2":
+            raise ConnectionRefusedError(111, "Connection refused")
+        connected = socket.socket()
+        connected.connect(address)
+        return connected
+
+    monkeypatch.setattr("socket.create_connection", connection)
+    assert client.list_videos(seconds=5) == []
+    assert tried == ["127.0.0.2", "127.0.0.1"]
+
+
+def test_a_host_that_never_answers_the_handshake_is_reported_as_not_sent(
+    listener: socket.socket,
+) -> None:
+    def attempt() -> None:
+        assert not unreached(f"https://127.0.0.1:{listener.getsockname()[1]}", 0.4).maybe_sent
+
+    assert 0.35 <= elapsed(attempt) < 0.8
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1, with its key, that nobody has signed."""
+    path = tmp_path / "certificate.pem"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+    name = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = ("-keyout", path, "-out", f"{path}.public")
+    subprocess.run(
+        ["openssl", "req", "-x509", *curve, "-nodes", "-days", "2", *name, *files],
+        check=True,
+        capture_output=True,
+    )
+    path.write_bytes(path.read_bytes() + (tmp_path / "certificate.pem.public").read_bytes())
+    return path
+
+
+@pytest.fixture
+def secure(server: SimulatorServer, certificate: Path) -> SimulatorServer:
+    """The simulator behind TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listener = server._http.socket
+    server._http.socket = context.wrap_socket(
+        listener, server_side=True, do_handshake_on_connect=False
+    )
+    return server
+
+
+def secure_client(server: SimulatorServer) -> StreamClient:
+    return StreamClient(
+        server.simulator.settings.account_id,
+        base_url=server.base_url.replace("http:", "https:"),
+        authorization=lambda: {"Authorization": f"Bearer {server.simulator.settings.api_token}"},
+    )
+
+
+def test_a_certificate_that_nobody_vouches_for_is_reported_as_not_sent(
+    secure: SimulatorServer,
+) -> None:
+    with pytest.raises(NotReached, match="CERTIFICATE_VERIFY_FAILED") as caught:
+        secure_client(secure).list_videos(seconds=5)
+    assert not caught.value.maybe_sent
+    assert secure.simulator.calls == []
+
+
+def test_tls_holds_the_deadline_too(
+    secure: SimulatorServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    monkeypatch.setattr(connection, "_tls_context", lambda: trusting)
+    client = secure_client(secure)
+    uid = secure.simulator.upload()
+    assert client.list_downloads(uid, seconds=5) == {}
+    secure.simulator.faults.script(Fault.SLOW_HEAD)
+
+    def create() -> None:
+        with pytest.raises(NotReached):
+            client.create_download(uid, None, seconds=0.4)
+
+    assert 0.35 <= elapsed(create) < 0.8
+
+
+def test_certificates_are_checked_by_default() -> None:
+    context = connection._tls_context()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname

@@ -1,0 +1,47 @@
+"""Cloudflare's rate limit: so many requests in five minutes, or nothing for the next five."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+
+class RateLimiter:
+    """Counts the requests of one user, whoever sends them. Times are in seconds.
+
+    https://developers.cloudflare.com/fundamentals/api/reference/limits/
+    """
+
+    def __init__(self, limit: int = 1200, window_seconds: float = 300.0) -> None:
+        self.limit = limit
+        self.window_seconds = window_seconds
+        self.blocked_until = -math.inf
+        self._times: deque[float] = deque()
+
+    def take(self, now: float, requests: int = 1) -> float | None:
+        """Count ``requests``; the seconds to stay away if that was too much, else None."""
+        if now >= self.blocked_until:
+            self._forget(now)
+            self._times.extend([now] * requests)
+            if len(self._times) <= self.limit:
+                return None
+            self.blocked_until = now + self.window_seconds
+            self._times.clear()
+        return self.blocked_until - now
+
+    def headers(self, now: float) -> dict[str, str]:
+        """What every answer says about it."""
+        self._forget(now)
+        if now < self.blocked_until:
+            remaining, reset = 0, self.blocked_until - now
+        else:
+            remaining = self.limit - len(self._times)
+            reset = self._times[0] + self.window_seconds - now if self._times else 0.0
+        return {
+            "ratelimit": f'"default";r={remaining};t={math.ceil(reset)}',
+            "ratelimit-policy": f'"default";q={self.limit};w={self.window_seconds:.0f}',
+        }
+
+    def _forget(self, now: float) -> None:
+        while self._times and self._times[0] <= now - self.window_seconds:
+            self._times.popleft()

@@ -1,0 +1,658 @@
+"""The Stream client: what it sends, and what it makes of every kind of answer."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+import urllib3
+
+from stream_downloads import cloudflare, connection
+from stream_downloads.cloudflare import (
+    ApiMessage,
+    DownloadState,
+    NotReached,
+    RateLimit,
+    RefusalKind,
+    Refused,
+    StreamClient,
+    WebhookSubscription,
+)
+from stream_downloads.download import DownloadType
+
+ACCOUNT = "0123456789abcdef0123456789abcdef"
+UID = "5d5bc37ffcf54c9b82e996823bffbb81"
+TOKEN = "a-token-that-nobody-may-see"
+URL = f"https://customer-m033z5x00ks6nunl.cloudflarestream.com/{UID}/downloads/default.mp4"
+READY = {"status": "ready", "url": URL, "percentComplete": 100.0}
+STREAM = f"https://api.cloudflare.com/client/v4/accounts/{ACCOUNT}/stream"
+
+
+class OneAnswer(urllib3.PoolManager):
+    """A pool that answers every request alike, and remembers what was asked."""
+
+    def __init__(
+        self,
+        answer: object,
+        *,
+        status: int = 200,
+        content_type: str = "application/json; charset=utf-8",
+        **headers: str,
+    ) -> None:
+        super().__init__()
+        self.content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.headers["content-type"] = content_type
+        self.asked: list[dict[str, Any]] = []
+
+    def request(self, method: str, url: str, **options: Any) -> Any:  # type: ignore[override]
+        """Answer, as every time."""
+        self.asked.append({"method": method, "url": url, **options})
+        return urllib3.HTTPResponse(
+            body=io.BytesIO(self.content),
+            headers=self.headers,
+            status=self.status,
+            preload_content=False,
+        )
+
+
+def success(result: object) -> dict[str, object]:
+    return {"result": result, "success": True, "errors": [], "messages": []}
+
+
+def failure(*errors: object, **envelope: object) -> dict[str, object]:
+    return {"result": None, "success": False, "errors": list(errors), "messages": []} | envelope
+
+
+def client(pool: urllib3.PoolManager, **options: Any) -> StreamClient:
+    options = {"authorization": lambda: {"Authorization": f"Bearer {TOKEN}"}} | options
+    return StreamClient(ACCOUNT, pool=pool, **options)
+
+
+def asked(pool: OneAnswer) -> tuple[str, str, object]:
+    """The method, the URL and the body of the one request that was sent."""
+    (request,) = pool.asked
+    body = request["body"]
+    return request["method"], request["url"], None if body is None else json.loads(body)
+
+
+def refusal(pool: OneAnswer) -> Refused:
+    """The error of a create that meets this answer."""
+    with pytest.raises(Refused) as caught:
+        client(pool).create_download(UID, None, seconds=5)
+    return caught.value
+
+
+# What is sent
+
+
+def test_downloads_are_listed_for_one_video() -> None:
+    pool = OneAnswer(success({"default": READY}))
+    found = client(pool).list_downloads(UID, seconds=5)
+    assert asked(pool) == ("GET", f"{STREAM}/{UID}/downloads", None)
+    assert found == {"default": DownloadState("ready", 100.0, URL)}
+
+
+@pytest.mark.parametrize(
+    ("download_type", "path"),
+    [
+        (None, "downloads"),
+        (DownloadType.DEFAULT, "downloads/default"),
+        (DownloadType.AUDIO, "downloads/audio"),
+    ],
+)
+def test_a_download_is_created_and_deleted_under_its_type(
+    download_type: DownloadType | None, path: str
+) -> None:
+    pool = OneAnswer(success({"default": READY}))
+    client(pool).create_download(UID, download_type, seconds=5)
+    assert asked(pool) == ("POST", f"{STREAM}/{UID}/{path}", None)
+    pool = OneAnswer(success("ok"))
+    client(pool).delete_downloads(UID, download_type, seconds=5)
+    assert asked(pool) == ("DELETE", f"{STREAM}/{UID}/{path}", None)
+
+
+def test_videos_are_listed_oldest_first_from_a_time_on() -> None:
+    pool = OneAnswer(success([]))
+    client(pool).list_videos(start="2024-01-01T00:00:00+00:00", end=None, seconds=5)
+    query = "asc=true&limit=1000&status=ready&start=2024-01-01T00%3A00%3A00%2B00%3A00"
+    assert asked(pool) == ("GET", f"{STREAM}?{query}", None)
+
+
+def test_videos_can_be_listed_latest_first_and_in_any_state() -> None:
+    pool = OneAnswer(success([]))
+    client(pool).list_videos(end="2024-01-01T00:00:00Z", status=None, ascending=False, seconds=5)
+    query = "asc=false&limit=1000&end=2024-01-01T00%3A00%3A00Z"
+    assert asked(pool) == ("GET", f"{STREAM}?{query}", None)
+
+
+def test_a_token_is_asked_for_a_time_and_for_downloading() -> None:
+    pool = OneAnswer(success({"token": "eyJ"}))
+    assert client(pool).create_token(UID, expires_at=1700000000, seconds=5) == "eyJ"
+    body = {"exp": 1700000000, "downloadable": True}
+    assert asked(pool) == ("POST", f"{STREAM}/{UID}/token", body)
+
+
+def test_a_url_is_subscribed() -> None:
+    answer = {"notificationUrl": "https://a.example/", "secret": "s", "modified": "2024-01-01"}
+    pool = OneAnswer(success(answer))
+    subscription = client(pool).put_webhook("https://a.example/", seconds=5)
+    body = {"notificationUrl": "https://a.example/"}
+    assert asked(pool) == ("PUT", f"{STREAM}/webhook", body)
+    assert subscription == WebhookSubscription("https://a.example/", "s", "2024-01-01")
+
+
+def test_the_subscription_is_read_and_removed() -> None:
+    pool = OneAnswer(success({"notification_url": "https://a.example/", "secret": "s"}))
+    subscription = client(pool).get_webhook(seconds=5)
+    assert asked(pool) == ("GET", f"{STREAM}/webhook", None)
+    assert subscription == WebhookSubscription("https://a.example/", "s", None)
+    pool = OneAnswer(success("ok"))
+    client(pool).delete_webhook(seconds=5)
+    assert asked(pool) == ("DELETE", f"{STREAM}/webhook", None)
+
+
+def test_every_request_states_its_limits_and_follows_and_repeats_nothing() -> None:
+    pool = OneAnswer(success({}))
+    client(pool).list_downloads(UID, seconds=5)
+    (request,) = pool.asked
+    assert request["retries"] is False
+    assert request["redirect"] is False
+    assert request["preload_content"] is False
+    limits = request["timeout"]
+    assert limits.connect_timeout == connection.CONNECT_SECONDS
+    assert limits.total == pytest.approx(5, abs=0.1)
+
+
+def test_no_limit_is_longer_than_the_whole_call() -> None:
+    pool = OneAnswer(success({}))
+    client(pool).list_downloads(UID, seconds=0.5)
+    limits = pool.asked[0]["timeout"]
+    assert limits.connect_timeout == limits.total <= 0.5
+
+
+@pytest.mark.parametrize(("takes", "left"), [(3.0, 2.0), (5.0, None)])
+def test_what_authorization_takes_is_taken_from_the_call(takes: float, left: float | None) -> None:
+    now = [0.0]
+
+    def authorization() -> dict[str, str]:
+        now[0] += takes
+        return {"Authorization": f"Bearer {TOKEN}"}
+
+    pool = OneAnswer(success({}))
+    api = client(pool, authorization=authorization, monotonic=lambda: now[0])
+    if left is None:
+        with pytest.raises(NotReached, match="no time was left"):
+            api.list_downloads(UID, seconds=5)
+        assert pool.asked == []
+    else:
+        api.list_downloads(UID, seconds=5)
+        assert pool.asked[0]["timeout"].total == left
+
+
+def test_the_headers_carry_a_token_or_an_email_and_a_key() -> None:
+    pool = OneAnswer(success({}))
+    client(pool).list_downloads(UID, seconds=5)
+    assert pool.asked[0]["headers"]["Authorization"] == f"Bearer {TOKEN}"
+    pool = OneAnswer(success({}))
+    pair = {"X-Auth-Email": "you@example.com", "X-Auth-Key": "key"}
+    client(pool, authorization=lambda: pair).list_downloads(UID, seconds=5)
+    assert pair.items() <= pool.asked[0]["headers"].items()
+
+
+def test_another_address_can_stand_in_for_the_api() -> None:
+    pool = OneAnswer(success({}))
+    client(pool, base_url="http://127.0.0.1:8080/client/v4/").list_downloads(UID, seconds=5)
+    base = f"http://127.0.0.1:8080/client/v4/accounts/{ACCOUNT}"
+    assert asked(pool) == ("GET", f"{base}/stream/{UID}/downloads", None)
+
+
+# What is never sent
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        "",
+        "../x",
+        UID[:-1],
+        UID + "0",
+        UID.upper(),
+        f"{UID}\n",
+        "%2e",
+        "\uff15" * 32,
+        None,
+        5,
+        b"a" * 32,
+    ],
+)
+def test_what_is_no_uid_never_reaches_a_url(uid: Any) -> None:
+    pool = OneAnswer(success({}))
+    api = client(pool)
+    for call in (
+        lambda: api.list_downloads(uid, seconds=5),
+        lambda: api.create_download(uid, None, seconds=5),
+        lambda: api.delete_downloads(uid, None, seconds=5),
+        lambda: api.get_video(uid, seconds=5),
+        lambda: api.create_token(uid, expires_at=1, seconds=5),
+    ):
+        with pytest.raises(ValueError, match="not an identifier"):
+            call()
+    assert pool.asked == []
+
+
+def test_a_long_identifier_is_not_repeated_in_full() -> None:
+    with pytest.raises(ValueError, match="not an identifier") as caught:
+        client(OneAnswer({})).get_video("x" * 5000, seconds=5)
+    assert len(str(caught.value)) < 100
+
+
+def test_an_unknown_download_type_never_reaches_a_url() -> None:
+    pool = OneAnswer(success({}))
+    with pytest.raises(ValueError, match="subtitles"):
+        client(pool).create_download(UID, "subtitles", seconds=5)  # type: ignore[arg-type]
+    assert pool.asked == []
+
+
+def test_an_account_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="not an identifier"):
+        StreamClient("../zones", authorization=dict)
+
+
+@pytest.mark.parametrize("value", [f"Bearer {TOKEN}\n", f"Bearer {TOKEN}€", "", " ", "Bearer "])
+def test_a_credential_that_no_header_can_carry_is_refused_without_showing_it(value: str) -> None:
+    pool = OneAnswer(success({}))
+    api = client(pool, authorization=lambda: {"Authorization": value})
+    with pytest.raises(ValueError, match="credential for Authorization") as caught:
+        api.list_downloads(UID, seconds=5)
+    assert TOKEN not in repr(caught.value)
+    assert pool.asked == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1.5])
+def test_without_time_nothing_is_sent(seconds: float) -> None:
+    pool = OneAnswer(success({}))
+    with pytest.raises(NotReached) as caught:
+        client(pool).create_download(UID, None, seconds=seconds)
+    assert not caught.value.maybe_sent
+    assert not caught.value.ambiguous
+    assert pool.asked == []
+
+
+# What is made of a success
+
+
+def test_both_shapes_of_the_create_answer_are_understood() -> None:
+    state = DownloadState("inprogress", 12.5, URL)
+    said = {"status": "inprogress", "percentComplete": 12.5, "url": URL}
+    keyed = client(OneAnswer(success({"audio": said, "default": None})))
+    assert keyed.create_download(UID, DownloadType.AUDIO, seconds=5) == {"audio": state}
+    flat = client(OneAnswer(success(said)))
+    assert flat.create_download(UID, DownloadType.AUDIO, seconds=5) == {"audio": state}
+    assert flat.create_download(UID, None, seconds=5) == {"default": state}
+
+
+@pytest.mark.parametrize("said", [{"status": "inprogress"}, {"percentComplete": 3}, {"url": URL}])
+def test_each_part_of_a_flat_answer_is_optional(said: dict[str, object]) -> None:
+    created = client(OneAnswer(success(said))).create_download(UID, None, seconds=5)
+    assert created.keys() == {"default"}
+
+
+@pytest.mark.parametrize("result", [{}, None])
+def test_a_video_without_downloads_has_an_empty_list(result: object) -> None:
+    assert client(OneAnswer(success(result))).list_downloads(UID, seconds=5) == {}
+
+
+def test_an_answer_without_messages_is_understood() -> None:
+    answer = {"success": True, "errors": None, "messages": None, "result": {"default": READY}}
+    assert client(OneAnswer(answer)).list_downloads(UID, seconds=5).keys() == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("said", "understood"),
+    [
+        (0, 0),
+        (100, 100),
+        (39.5, 39.5),
+        (None, None),
+        (True, None),
+        ("39.000000", None),
+        (100.5, None),
+        (-1, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (10**400, None),
+        ([50], None),
+    ],
+)
+def test_a_percentage_is_a_number_from_0_to_100_or_nothing(
+    said: object, understood: float | None
+) -> None:
+    pool = OneAnswer(success({"default": {"status": "inprogress", "percentComplete": said}}))
+    (state,) = client(pool).list_downloads(UID, seconds=5).values()
+    assert state == DownloadState("inprogress", understood, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "understood"), [("paused", "paused"), (None, ""), (5, ""), ({}, "")]
+)
+def test_a_status_is_any_text(said: object, understood: str) -> None:
+    pool = OneAnswer(success({"default": {"status": said, "url": 7}}))
+    (state,) = client(pool).list_downloads(UID, seconds=5).values()
+    assert state == DownloadState(understood, None, None)
+
+
+VIDEO = {
+    "uid": UID,
+    "status": {"state": "ready", "pctComplete": "39.000000", "errorReasonCode": ""},
+    "readyToStream": True,
+    "created": "2022-06-30T17:53:12.512033Z",
+    "creator": None,
+    "meta": {"name": "test.mp4"},
+    "duration": 5.5,
+    "requireSignedURLs": False,
+}
+
+
+def test_a_video_is_read_in_full() -> None:
+    video = client(OneAnswer(success(VIDEO))).get_video(UID, seconds=5)
+    assert video == cloudflare.Video(
+        uid=UID,
+        state="ready",
+        ready_to_stream=True,
+        created="2022-06-30T17:53:12.512033Z",
+        creator=None,
+        name="test.mp4",
+        duration_seconds=5.5,
+        require_signed_urls=False,
+        live_input=None,
+        error_code=None,
+        error_message=None,
+    )
+
+
+@pytest.mark.parametrize("prefix", ["error", "err"])
+def test_both_spellings_of_a_failed_videos_reason_are_read(prefix: str) -> None:
+    status = {"state": "error", f"{prefix}ReasonCode": "ERR", f"{prefix}ReasonText": "Broken"}
+    video = client(OneAnswer(success(VIDEO | {"status": status}))).get_video(UID, seconds=5)
+    assert (video.state, video.error_code, video.error_message) == ("error", "ERR", "Broken")
+
+
+def test_what_is_unknown_about_a_video_is_left_open() -> None:
+    said = {"uid": UID, "duration": -1, "status": None, "meta": "", "readyToStream": "yes"}
+    video = client(OneAnswer(success(said))).get_video(UID, seconds=5)
+    assert (video.state, video.created, video.ready_to_stream) == ("", "", False)
+    assert (video.name, video.duration_seconds, video.require_signed_urls) == (None, None, None)
+
+
+def test_a_recording_names_its_live_input() -> None:
+    videos = client(OneAnswer(success([VIDEO | {"liveInput": "abc"}]))).list_videos(seconds=5)
+    assert [video.live_input for video in videos] == ["abc"]
+
+
+def test_a_list_of_a_thousand_videos_is_read_whole() -> None:
+    videos = [VIDEO | {"meta": {"name": "n" * 2500}} for _ in range(1000)]
+    assert len(client(OneAnswer(success(videos))).list_videos(seconds=5)) == 1000
+
+
+@pytest.mark.parametrize(
+    "answer", [OneAnswer(success(None)), OneAnswer(failure({"code": 10003}), status=404)]
+)
+def test_no_subscription_is_none(answer: OneAnswer) -> None:
+    assert client(answer).get_webhook(seconds=5) is None
+
+
+def test_a_subscription_that_cannot_be_read_is_not_taken_for_none() -> None:
+    with pytest.raises(Refused) as caught:
+        client(OneAnswer(failure({"code": 10000}), status=401)).get_webhook(seconds=5)
+    assert caught.value.kind is RefusalKind.CREDENTIALS
+
+
+def test_the_secret_of_a_subscription_is_not_shown() -> None:
+    assert "hush" not in repr(WebhookSubscription("https://a.example/", "hush", None))
+
+
+# What is made of a refusal
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "kind"),
+    [
+        (401, 10000, "Authentication error", RefusalKind.CREDENTIALS),
+        (403, 10000, "Authentication error", RefusalKind.CREDENTIALS),
+        (403, 10005, "", RefusalKind.CREDENTIALS),
+        (400, 6003, "Invalid request headers", RefusalKind.CREDENTIALS),
+        (400, 9106, "Missing headers", RefusalKind.CREDENTIALS),
+        (404, 10003, "Not Found", RefusalKind.NOT_FOUND),
+        (404, 0, "", RefusalKind.NOT_FOUND),
+        (400, 10003, "Not Found", RefusalKind.NOT_FOUND),
+        (404, 7003, "Could not route to /x", RefusalKind.REJECTED),
+        (400, 7000, "No route for that URI", RefusalKind.REJECTED),
+        (409, 10005, "Conflict", RefusalKind.CONFLICT),
+        (400, 10011, "The download already exists", RefusalKind.CONFLICT),
+        (400, 10011, "Download exists", RefusalKind.CONFLICT),
+        (400, 10011, "The video no longer exists", RefusalKind.REJECTED),
+        (400, 10005, "Bad Request: not ready", RefusalKind.REJECTED),
+        (400, 10004, "Decoding Error", RefusalKind.REJECTED),
+        (422, 1, "", RefusalKind.REJECTED),
+        (408, 1, "Request Timeout", RefusalKind.UNUSABLE),
+        (429, 10100, "Slow down", RefusalKind.THROTTLED),
+        (429, 10000, "", RefusalKind.THROTTLED),
+        (200, 10005, "Bad Request", RefusalKind.REJECTED),
+        (200, 10003, "Not Found", RefusalKind.NOT_FOUND),
+        (200, 0, "Something went wrong", RefusalKind.UNUSABLE),
+        (302, 10005, "", RefusalKind.UNUSABLE),
+        (500, 10003, "", RefusalKind.UNUSABLE),
+        (503, 10000, "", RefusalKind.UNUSABLE),
+        (520, 1, "", RefusalKind.UNUSABLE),
+    ],
+)
+def test_a_refusal_means_what_its_status_and_code_say(
+    status: int, code: int, message: str, kind: RefusalKind
+) -> None:
+    error = refusal(OneAnswer(failure({"code": code, "message": message}), status=status))
+    assert (error.status, error.kind) == (status, kind)
+    assert error.ambiguous is (kind is RefusalKind.UNUSABLE)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RefusalKind.UNUSABLE),
+        (401, RefusalKind.CREDENTIALS),
+        (403, RefusalKind.CREDENTIALS),
+        (404, RefusalKind.UNUSABLE),
+        (409, RefusalKind.CONFLICT),
+        (429, RefusalKind.THROTTLED),
+        (200, RefusalKind.UNUSABLE),
+        (307, RefusalKind.UNUSABLE),
+        (502, RefusalKind.UNUSABLE),
+    ],
+)
+def test_a_page_in_place_of_an_envelope_says_nothing_about_a_video(
+    status: int, kind: RefusalKind
+) -> None:
+    error = refusal(OneAnswer(b"<html></html>", status=status, content_type="text/html"))
+    assert error.kind is kind
+    assert error.defect == "the answer is not declared as JSON"
+
+
+@pytest.mark.parametrize(
+    ("answer", "defect"),
+    [
+        (OneAnswer(success(None)), "null, not an object"),
+        (OneAnswer(success([])), "of the type list, not an object"),
+        (OneAnswer(success({})), "names no download"),
+        (OneAnswer(success({"default": "soon"})), "of the type str, not an object"),
+        (OneAnswer({"result": {"default": READY}}), "not one of the API's envelopes"),
+        (OneAnswer(success(READY) | {"success": "yes"}), "not one of the API's envelopes"),
+        (OneAnswer([success(READY)]), "not one of the API's envelopes"),
+        (OneAnswer(b'{"result": {"default"'), "not JSON"),
+        (OneAnswer(b""), "not JSON"),
+        (OneAnswer(b"\xff\xfe{}"), "not JSON"),
+        (OneAnswer(b"[" * 100_000), "not JSON"),
+        (OneAnswer(b"9" * 5000), "not JSON"),
+        (OneAnswer(success(READY), content_type="text/plain"), "not declared as JSON"),
+        (OneAnswer(success(READY), content_type=""), "not declared as JSON"),
+        (OneAnswer(b" " * (StreamClient.MAX_BYTES + 1)), "longer than 1048576 bytes"),
+        (OneAnswer(success(READY), content_length="5000"), "broke off"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_success_that_cannot_be_used_is_an_ambiguous_refusal(
+    answer: OneAnswer, defect: str
+) -> None:
+    error = refusal(answer)
+    assert error.kind is RefusalKind.UNUSABLE
+    assert error.ambiguous
+    assert defect in str(error)
+
+
+@pytest.mark.parametrize("result", [[], "ok", {"default": []}])
+def test_a_list_of_downloads_in_another_shape_is_refused(result: object) -> None:
+    with pytest.raises(Refused) as caught:
+        client(OneAnswer(success(result))).list_downloads(UID, seconds=5)
+    assert caught.value.kind is RefusalKind.UNUSABLE
+
+
+@pytest.mark.parametrize("result", [None, {}, "ok", [None], [{"uid": "../x"}], [{}]])
+def test_a_list_of_videos_in_another_shape_is_refused(result: object) -> None:
+    with pytest.raises(Refused) as caught:
+        client(OneAnswer(success(result))).list_videos(seconds=5)
+    assert caught.value.kind is RefusalKind.UNUSABLE
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, {"notificationUrl": "https://a"}, {"notificationUrl": "https://a", "secret": ""}],
+)
+def test_a_subscription_without_a_secret_is_refused(result: object) -> None:
+    with pytest.raises(Refused) as caught:
+        client(OneAnswer(success(result))).put_webhook("https://a", seconds=5)
+    assert caught.value.kind is RefusalKind.UNUSABLE
+
+
+@pytest.mark.parametrize("result", [None, {}, {"token": ""}, {"token": 5}])
+def test_an_answer_without_a_token_is_refused(result: object) -> None:
+    with pytest.raises(Refused) as caught:
+        client(OneAnswer(success(result))).create_token(UID, expires_at=1, seconds=5)
+    assert caught.value.kind is RefusalKind.UNUSABLE
+
+
+def test_a_body_exactly_as_long_as_allowed_is_read() -> None:
+    body = json.dumps(success({"default": READY})).encode()
+    padded = body + b" " * (StreamClient.MAX_BYTES - len(body))
+    assert client(OneAnswer(padded)).list_downloads(UID, seconds=5)
+
+
+def test_an_error_keeps_all_that_the_envelope_says() -> None:
+    said = {
+        "code": 10005,
+        "message": "Bad Request",
+        "documentation_url": "https://developers.cloudflare.com/",
+        "source": {"pointer": "/exp"},
+    }
+    error = refusal(OneAnswer(failure(said, {"code": 1, "message": "More"}), status=400))
+    assert error.errors == (
+        ApiMessage(10005, "Bad Request", "https://developers.cloudflare.com/", "/exp"),
+        ApiMessage(1, "More"),
+    )
+    assert str(error) == "create download: Cloudflare answered 400 (10005 Bad Request; 1 More)"
+    assert error.call == "create download"
+
+
+def test_an_error_among_the_messages_is_found() -> None:
+    said = {"code": 10003, "message": "Not Found"}
+    error = refusal(OneAnswer(failure(messages=[said]), status=404))
+    assert error.errors == (ApiMessage(10003, "Not Found"),)
+
+
+@pytest.mark.parametrize("errors", [None, "wrong", {}, [None, 5], [{"code": "x", "message": 5}]])
+def test_errors_in_another_shape_do_no_harm(errors: object) -> None:
+    error = refusal(OneAnswer(failure(errors=errors, messages=None), status=404))
+    assert error.kind is RefusalKind.NOT_FOUND
+
+
+def test_an_error_that_quotes_the_credential_does_not_pass_it_on() -> None:
+    said = {"code": 1, "message": f"bad header: Bearer {TOKEN}", "documentation_url": TOKEN}
+    error = refusal(OneAnswer(failure(said), status=400))
+    assert TOKEN not in f"{error} {error.errors}"
+
+
+def test_a_long_message_is_cut() -> None:
+    error = refusal(OneAnswer(failure(*[{"code": 1, "message": "x" * 9999}] * 99), status=400))
+    assert len(str(error)) < 4000
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("60", 60.0),
+        (" 7.5 ", 7.5),
+        ("1" + "0" * 30, 1e30),
+        ("1" * 5000, None),
+        ("-60", None),
+        ("+60", None),
+        ("1e3", None),
+        ("1_000", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("", None),
+        ("٦٠", None),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after_is_a_number_of_seconds_or_nothing(
+    header: str | None, seconds: float | None
+) -> None:
+    headers = {} if header is None else {"retry_after": header}
+    assert refusal(OneAnswer(failure(), status=429, **headers)).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("header", "limit"),
+    [
+        ('"default";r=50;t=30', RateLimit(50, 30.0)),
+        ('"default"; r=0; t=300', RateLimit(0, 300.0)),
+        ('"default";t=30;r=50', RateLimit(50, 30.0)),
+        ('"default";r=50;t=30, "burst";r=3;t=1', RateLimit(3, 1.0)),
+        ('"default";r=50', None),
+        ('"default";r=-1;t=30', None),
+        ('"default";r=1.5;t=30', None),
+        ('"default";r=x;t=30', None),
+        ('"default";r=' + "9" * 5000 + ";t=30", None),
+        ("", None),
+    ],
+)
+def test_the_rate_limit_of_an_answer_is_passed_on_if_it_can_be_read(
+    header: str, limit: RateLimit | None
+) -> None:
+    heard: list[RateLimit] = []
+    pool = OneAnswer(success({}), ratelimit=header)
+    client(pool, on_rate_limit=heard.append).list_downloads(UID, seconds=5)
+    assert heard == ([limit] if limit else [])
+
+
+def test_the_rate_limit_is_passed_on_from_a_refusal_too() -> None:
+    heard: list[RateLimit] = []
+    pool = OneAnswer(failure(), status=429, ratelimit='"default";r=0;t=300')
+    api = client(pool, on_rate_limit=heard.append)
+    with pytest.raises(Refused):
+        api.list_downloads(UID, seconds=5)
+    assert heard == [RateLimit(0, 300.0)]
+
+
+def test_nothing_is_read_once_the_time_of_an_answer_is_over() -> None:
+    class Connection:
+        def gettimeout(self) -> float:
+            """No time at all."""
+            return 1e-9
+
+    stream = connection._PacedStream(io.BytesIO(b"late"), Connection())  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError, match="did not end in time"):
+        stream.readinto(bytearray(4))

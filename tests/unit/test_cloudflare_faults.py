@@ -1,0 +1,204 @@
+"""What the client makes of every fault of the catalogue: one table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from stream_downloads.cloudflare import (
+    CloudflareError,
+    NotReached,
+    RefusalKind,
+    Refused,
+    StreamClient,
+)
+from tests.simulator import BASE_URL, Fault, InProcessPool, StreamSimulator
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+class Outcome(NamedTuple):
+    """``kind`` is None if no answer came; ``done`` is whether a create happened all the same."""
+
+    kind: RefusalKind | None
+    ambiguous: bool = False
+    done: bool = False
+    retry_after: float | None = None
+
+
+CREDENTIALS = Outcome(RefusalKind.CREDENTIALS)
+THROTTLED = Outcome(RefusalKind.THROTTLED)
+UNUSABLE = Outcome(RefusalKind.UNUSABLE, ambiguous=True)
+SPOILED = Outcome(RefusalKind.UNUSABLE, ambiguous=True, done=True)
+SILENCE = Outcome(None, ambiguous=True)
+
+FAILING = {
+    Fault.UNAUTHORIZED: CREDENTIALS,
+    Fault.FORBIDDEN: CREDENTIALS,
+    Fault.MALFORMED_CREDENTIALS: CREDENTIALS,
+    Fault.NOT_FOUND: Outcome(RefusalKind.NOT_FOUND),
+    Fault.CONFLICT: Outcome(RefusalKind.CONFLICT),
+    Fault.EXISTS: Outcome(RefusalKind.CONFLICT),
+    Fault.NOT_READY: Outcome(RefusalKind.REJECTED),
+    Fault.THROTTLED: THROTTLED._replace(retry_after=60.0),
+    Fault.THROTTLED_SILENTLY: THROTTLED,
+    Fault.THROTTLED_UNTIL_A_DATE: THROTTLED,
+    Fault.THROTTLED_NEGATIVE: THROTTLED,
+    Fault.THROTTLED_NAN: THROTTLED,
+    Fault.THROTTLED_HUGE: THROTTLED._replace(retry_after=1e30),
+    Fault.THROTTLED_HTML: THROTTLED,
+    Fault.SERVER_ERROR: UNUSABLE,
+    Fault.UNAVAILABLE_HTML: UNUSABLE,
+    Fault.NOT_FOUND_HTML: UNUSABLE,
+    Fault.SUCCESS_FALSE: UNUSABLE,
+    Fault.REDIRECT: UNUSABLE,
+    Fault.SERVER_ERROR_AFTER: SPOILED,
+    Fault.TRUNCATED_JSON: SPOILED,
+    Fault.WRONG_CONTENT_TYPE: SPOILED,
+    Fault.RESULT_NULL: SPOILED,
+    Fault.RESULT_LIST: SPOILED,
+    Fault.RESULT_TEXT: SPOILED,
+    Fault.ENVELOPE_LIST: SPOILED,
+    Fault.HUGE_BODY: SPOILED,
+    Fault.SLOW_BODY: SPOILED,
+    Fault.CUT_OFF: SPOILED,
+    Fault.CANNOT_CONNECT: Outcome(None),
+    Fault.RESET_BEFORE: SILENCE,
+    Fault.RESET_AFTER: SILENCE._replace(done=True),
+    Fault.HANG_BEFORE: SILENCE,
+    Fault.HANG_AFTER: SILENCE._replace(done=True),
+    Fault.SLOW_HEAD: SILENCE._replace(done=True),
+}
+
+URL = "https://customer-m033z5x00ks6nunl.cloudflarestream.com/{uid}/downloads/default.mp4"
+
+# What the client passes on as Cloudflare said it, for others to judge: status, percentage, URL.
+ODD = {
+    Fault.STATUS_UNKNOWN: ("paused", 0, URL),
+    Fault.PERCENT_NULL: ("inprogress", None, URL),
+    Fault.PERCENT_OVER_100: ("inprogress", None, URL),
+    Fault.PERCENT_NEGATIVE: ("inprogress", None, URL),
+    Fault.PERCENT_TEXT: ("inprogress", None, URL),
+    Fault.PERCENT_NAN: ("inprogress", None, URL),
+    Fault.URL_MISSING: ("inprogress", 0, None),
+    Fault.URL_FOREIGN: ("inprogress", 0, "https://elsewhere.example/{uid}/downloads/default.mp4"),
+    Fault.URL_LOOKALIKE: (
+        "inprogress",
+        0,
+        "https://evilcloudflarestream.com/{uid}/downloads/default.mp4",
+    ),
+    Fault.URL_HTTP: ("inprogress", 0, URL.replace("https", "http")),
+    Fault.URL_PORT: ("inprogress", 0, URL.replace(".com", ".com:8443")),
+    Fault.URL_USERINFO: ("inprogress", 0, URL.replace("//", "//you@")),
+    Fault.URL_OTHER_UID: ("inprogress", 0, URL.format(uid="0" * 32)),
+}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def simulator(clock: Clock) -> StreamSimulator:
+    return StreamSimulator(clock=clock)
+
+
+@pytest.fixture
+def client(simulator: StreamSimulator, clock: Clock) -> StreamClient:
+    return StreamClient(
+        simulator.settings.account_id,
+        base_url=BASE_URL,
+        authorization=lambda: {"Authorization": f"Bearer {simulator.settings.api_token}"},
+        pool=InProcessPool(simulator, sleep=clock.sleep),
+        monotonic=clock,
+    )
+
+
+def failed(error: CloudflareError) -> tuple[RefusalKind | None, bool, float | None]:
+    """What an error tells whoever has to decide."""
+    if isinstance(error, Refused):
+        return error.kind, error.ambiguous, error.retry_after
+    return None, error.ambiguous, None
+
+
+def test_every_fault_has_its_line_here() -> None:
+    assert {*FAILING, *ODD} == set(Fault)
+    assert not {*FAILING} & {*ODD}
+
+
+@pytest.mark.parametrize(("fault", "outcome"), FAILING.items())
+def test_a_create_that_meets_a_fault_tells_whether_it_may_have_happened(
+    simulator: StreamSimulator, client: StreamClient, clock: Clock, fault: Fault, outcome: Outcome
+) -> None:
+    uid = simulator.upload()
+    simulator.faults.script(fault)
+    began = clock.now
+    with pytest.raises(CloudflareError) as caught:
+        client.create_download(uid, None, seconds=5)
+    assert failed(caught.value) == (outcome.kind, outcome.ambiguous, outcome.retry_after)
+    assert bool(simulator.videos[uid].downloads) is outcome.done
+    assert simulator.settings.api_token not in str(caught.value)
+    assert clock.now - began <= 5.5
+
+
+@pytest.mark.parametrize(
+    "fault", [fault for fault in FAILING if fault is not Fault.RESULT_NULL], ids=str
+)
+def test_a_list_that_meets_a_fault_is_never_taken_for_an_answer(
+    simulator: StreamSimulator, client: StreamClient, fault: Fault
+) -> None:
+    uid = simulator.upload()
+    simulator.faults.script(fault)
+    with pytest.raises(CloudflareError) as caught:
+        client.list_downloads(uid, seconds=5)
+    assert failed(caught.value)[0] is FAILING[fault].kind
+
+
+@pytest.mark.parametrize(("fault", "said"), ODD.items())
+def test_what_is_odd_about_a_download_is_passed_on_or_left_open(
+    simulator: StreamSimulator,
+    client: StreamClient,
+    fault: Fault,
+    said: tuple[str, float | None, str | None],
+) -> None:
+    uid = simulator.upload()
+    client.create_download(uid, None, seconds=5)
+    simulator.faults.script(fault)
+    state = client.list_downloads(uid, seconds=5)["default"]
+    status, percent, url = said
+    assert (state.status, state.percent_complete) == (status, percent)
+    assert state.url == (url and url.format(uid=uid))
+
+
+def test_after_a_fault_the_next_call_succeeds(
+    simulator: StreamSimulator, client: StreamClient
+) -> None:
+    uid = simulator.upload()
+    simulator.faults.script(Fault.SLOW_BODY)
+    with pytest.raises(Refused):
+        client.create_download(uid, None, seconds=5)
+    assert client.list_downloads(uid, seconds=5).keys() == {"default"}
+
+
+def test_a_create_that_could_not_connect_is_safe_to_repeat(
+    simulator: StreamSimulator, client: StreamClient
+) -> None:
+    simulator.faults.script(Fault.CANNOT_CONNECT)
+    with pytest.raises(NotReached) as caught:
+        client.create_download(simulator.upload(), None, seconds=5)
+    assert not caught.value.maybe_sent

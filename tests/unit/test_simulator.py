@@ -1,0 +1,497 @@
+"""The simulated Stream: what it does by itself as time passes, and what can be set about it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import pytest
+
+from tests.simulator import (
+    Fault,
+    Request,
+    Response,
+    Settings,
+    StreamSimulator,
+    download_url,
+    timestamp,
+    unreliable,
+)
+
+START = 1_700_000_000.0
+
+
+class Clock:
+    """Time that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        """Unix seconds."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def simulator(clock: Clock) -> StreamSimulator:
+    return StreamSimulator(clock=clock)
+
+
+def ask(
+    simulator: StreamSimulator,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    query: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Send a request about the account's Stream with good credentials."""
+    return simulator.handle(
+        Request(
+            method,
+            f"/client/v4/accounts/{simulator.settings.account_id}/stream{path}",
+            query or {},
+            {"authorization": "Bearer simulated-token"} if headers is None else headers,
+            b"" if body is None else json.dumps(body).encode(),
+        )
+    )
+
+
+def result(response: Response) -> Any:
+    assert response.status == 200
+    return json.loads(response.body)["result"]
+
+
+def codes(response: Response) -> tuple[int, list[int]]:
+    """The status and the codes of the errors."""
+    return response.status, [error["code"] for error in json.loads(response.body)["errors"]]
+
+
+# Downloads
+
+
+def test_a_download_progresses_and_becomes_ready(simulator: StreamSimulator, clock: Clock) -> None:
+    uid = simulator.upload(generation_seconds=40, queue_seconds=10)
+    url = download_url(uid, "default")
+
+    def state() -> object:
+        return result(ask(simulator, "GET", f"/{uid}/downloads"))["default"]
+
+    ask(simulator, "POST", f"/{uid}/downloads")
+    seen = []
+    for clock.now in (START, START + 10, START + 30, START + 49.9, START + 50):
+        seen.append(state())
+    assert seen == [
+        {"status": "inprogress", "url": url, "percentComplete": 0.0},
+        {"status": "inprogress", "url": url, "percentComplete": 0.0},
+        {"status": "inprogress", "url": url, "percentComplete": 50.0},
+        {"status": "inprogress", "url": url, "percentComplete": 99.0},
+        {"status": "ready", "url": url, "percentComplete": 100.0},
+    ]
+    assert simulator.ready_at(uid, "default") == START + 50
+
+
+def test_a_repeated_create_answers_with_what_there_is(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    uid = simulator.upload(generation_seconds=10)
+    ask(simulator, "POST", f"/{uid}/downloads")
+    clock.now += 9
+    again = result(ask(simulator, "POST", f"/{uid}/downloads/default"))
+    assert again["default"]["percentComplete"] == 90.0
+    simulator.settings.repeated_create = "conflict"
+    assert ask(simulator, "POST", f"/{uid}/downloads").status == 409
+
+
+def test_audio_and_video_are_two_downloads(simulator: StreamSimulator, clock: Clock) -> None:
+    uid = simulator.upload(generation_seconds={"default": 60, "audio": 5})
+    ask(simulator, "POST", f"/{uid}/downloads/default")
+    both = result(ask(simulator, "POST", f"/{uid}/downloads/audio"))
+    assert both["audio"]["url"].endswith(f"{uid}/downloads/audio.m4a")
+    clock.now += 5
+    states = result(ask(simulator, "GET", f"/{uid}/downloads"))
+    assert {kind: state["status"] for kind, state in states.items()} == {
+        "default": "inprogress",
+        "audio": "ready",
+    }
+    assert result(ask(simulator, "DELETE", f"/{uid}/downloads/audio")) == "ok"
+    assert result(ask(simulator, "GET", f"/{uid}/downloads")).keys() == {"default"}
+    assert result(ask(simulator, "DELETE", f"/{uid}/downloads")) == "ok"
+    assert result(ask(simulator, "GET", f"/{uid}/downloads")) == {}
+
+
+def test_a_download_fails_as_often_as_it_is_told_to(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    uid = simulator.upload(generation_seconds=1, failing_creates={"default": 1})
+
+    def outcome() -> str:
+        ask(simulator, "POST", f"/{uid}/downloads")
+        clock.now += 1
+        return str(result(ask(simulator, "GET", f"/{uid}/downloads"))["default"]["status"])
+
+    assert [outcome(), outcome()] == ["error", "error"]
+    assert simulator.ready_at(uid, "default") is None
+    ask(simulator, "DELETE", f"/{uid}/downloads")
+    assert outcome() == "ready"
+
+
+@pytest.mark.parametrize(
+    ("upload", "kind"),
+    [
+        ({"encode_seconds": 5}, "default"),
+        ({"error_code": "ERR_NON_VIDEO"}, "default"),
+        ({"has_audio": False}, "audio"),
+        ({"live_input": "abc", "duration_seconds": 5 * 3600}, "default"),
+    ],
+)
+def test_some_videos_get_no_download(
+    simulator: StreamSimulator, upload: dict[str, Any], kind: str
+) -> None:
+    uid = simulator.upload(**upload)
+    assert codes(ask(simulator, "POST", f"/{uid}/downloads/{kind}")) == (400, [10005])
+
+
+@pytest.mark.parametrize("progress", ["linear", "silent", "stalling", "jumping", "backwards"])
+def test_progress_takes_many_forms_and_stays_a_percentage(
+    simulator: StreamSimulator, clock: Clock, progress: str
+) -> None:
+    uid = simulator.upload(generation_seconds=100, progress=progress, noise=10)
+    ask(simulator, "POST", f"/{uid}/downloads")
+    seen = []
+    for _ in range(99):
+        clock.now += 1
+        seen.append(
+            result(ask(simulator, "GET", f"/{uid}/downloads"))["default"]["percentComplete"]
+        )
+    assert 0 <= min(seen) < max(seen) <= 99
+
+
+def test_both_answer_shapes_and_both_answers_to_nothing_exist(simulator: StreamSimulator) -> None:
+    simulator.settings = Settings(answer_shape="flat", nothing_created="not found")
+    uid = simulator.upload()
+    assert codes(ask(simulator, "GET", f"/{uid}/downloads")) == (404, [10003])
+    assert codes(ask(simulator, "DELETE", f"/{uid}/downloads")) == (404, [10003])
+    assert result(ask(simulator, "POST", f"/{uid}/downloads"))["status"] == "inprogress"
+
+
+def test_a_claim_is_laid_over_what_is_said(simulator: StreamSimulator) -> None:
+    uid = simulator.upload(claims={"default": {"url": "http://elsewhere.example/"}})
+    said = result(ask(simulator, "POST", f"/{uid}/downloads"))
+    assert said["default"]["url"] == "http://elsewhere.example/"
+
+
+def test_a_dropped_download_and_a_dropped_video_are_gone(simulator: StreamSimulator) -> None:
+    uid = simulator.upload()
+    ask(simulator, "POST", f"/{uid}/downloads")
+    simulator.drop_download(uid, "default")
+    assert result(ask(simulator, "GET", f"/{uid}/downloads")) == {}
+    simulator.drop_video(uid)
+    for method in ("GET", "POST", "DELETE"):
+        assert codes(ask(simulator, method, f"/{uid}/downloads")) == (404, [10003])
+    assert result(ask(simulator, "GET", "")) == []
+
+
+def test_a_private_download_needs_a_token_that_allows_it(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    uid = simulator.upload(private=True, generation_seconds=1)
+    plain = download_url(uid, "default")
+    ask(simulator, "POST", f"/{uid}/downloads")
+    clock.now += 1
+    assert simulator.fetch(plain) == 401
+    exp = int(clock.now) + 60
+    good = result(ask(simulator, "POST", f"/{uid}/token", {"exp": exp, "downloadable": True}))
+    watch_only = result(ask(simulator, "POST", f"/{uid}/token", {"exp": exp}))
+    assert simulator.fetch(plain.replace(uid, good["token"])) == 200
+    assert simulator.fetch(plain.replace(uid, watch_only["token"])) == 401
+    assert simulator.fetch(plain.replace(uid, "0" * 32)) == 401
+    clock.now += 60
+    assert simulator.fetch(plain.replace(uid, good["token"])) == 401
+
+
+def test_a_public_download_can_be_fetched_once_it_is_ready(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    uid = simulator.upload(generation_seconds=1)
+    ask(simulator, "POST", f"/{uid}/downloads")
+    assert simulator.fetch(download_url(uid, "default")) == 404
+    clock.now += 1
+    assert simulator.fetch(download_url(uid, "default")) == 200
+    assert simulator.fetch(download_url(uid, "default").replace("customer", "other")) == 404
+
+
+@pytest.mark.parametrize("body", [{"exp": 5}, {"exp": START + 90000}, {"exp": "soon"}])
+def test_a_token_lasts_a_day_at_most(simulator: StreamSimulator, body: object) -> None:
+    assert codes(ask(simulator, "POST", f"/{simulator.upload()}/token", body)) == (400, [10005])
+
+
+# Videos
+
+
+def test_a_video_that_fails_to_encode_says_why(simulator: StreamSimulator, clock: Clock) -> None:
+    uid = simulator.upload(encode_seconds=5, error_code="ERR_NON_VIDEO")
+    assert result(ask(simulator, "GET", f"/{uid}"))["status"]["state"] == "inprogress"
+    clock.now += 5
+    status = result(ask(simulator, "GET", f"/{uid}"))["status"]
+    assert (status["state"], status["errorReasonCode"]) == ("error", "ERR_NON_VIDEO")
+    other = simulator.upload(error_code="ERR_NON_VIDEO", short_error_names=True)
+    status = result(ask(simulator, "GET", f"/{other}"))["status"]
+    assert status["errReasonCode"] == "ERR_NON_VIDEO"
+
+
+def test_a_live_recording_is_not_ready_until_it_ends(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    uid = simulator.upload(live_input="abc", encode_seconds=600)
+    assert result(ask(simulator, "GET", f"/{uid}"))["status"]["state"] == "live-inprogress"
+    clock.now += 600
+    video = result(ask(simulator, "GET", f"/{uid}"))
+    assert (video["status"]["state"], video["liveInput"]) == ("ready", "abc")
+
+
+def test_videos_are_listed_by_state_time_and_number(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    uids = []
+    for clock.now in (START, START + 1, START + 2, START + 3):
+        uids.append(simulator.upload(error_code="ERR" if clock.now == START + 2 else None))
+
+    def listed(**query: str) -> list[str]:
+        return [video["uid"] for video in result(ask(simulator, "GET", "", query=query))]
+
+    assert listed() == uids[::-1]
+    assert listed(asc="true") == uids
+    assert listed(asc="true", limit="2") == uids[:2]
+    assert listed(asc="true", status="ready") == [uids[0], uids[1], uids[3]]
+    bounds = {"start": timestamp(START + 1), "end": timestamp(START + 2)}
+    assert listed(asc="true", **bounds) == uids[1:3]
+    assert listed(asc="true", after=bounds["start"], before=bounds["end"]) == uids[1:3]
+    simulator.settings.inclusive_bounds = False
+    assert listed(asc="true", **bounds) == []
+    assert listed(asc="true", start=timestamp(START)) == uids[1:]
+
+
+@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "1001"}, {"start": "yesterday"}])
+def test_a_bad_query_is_a_bad_request(simulator: StreamSimulator, query: dict[str, str]) -> None:
+    assert codes(ask(simulator, "GET", "", query=query)) == (400, [10005])
+
+
+# Who may ask, how often, and what there is to ask
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-auth-email": "you@example.com", "x-auth-key": "simulated-key"}, 200),
+        ({"x-auth-email": "you@example.com", "x-auth-key": "wrong"}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({}, 401),
+    ],
+)
+def test_only_good_credentials_are_let_in(
+    simulator: StreamSimulator, headers: dict[str, str], status: int
+) -> None:
+    assert ask(simulator, "GET", "", headers=headers).status == status
+
+
+def test_another_account_is_forbidden(simulator: StreamSimulator) -> None:
+    path = f"/client/v4/accounts/{'f' * 32}/stream"
+    response = simulator.handle(
+        Request("GET", path, headers={"authorization": "Bearer simulated-token"})
+    )
+    assert codes(response) == (403, [10000])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/a/b/c"), ("PATCH", ""), ("GET", f"/{'a' * 33}"), ("POST", "/a/downloads/subtitles")],
+)
+def test_a_bad_path_has_no_route(simulator: StreamSimulator, method: str, path: str) -> None:
+    assert codes(ask(simulator, method, path)) == (400, [7003, 7000])
+
+
+def test_one_request_too_many_blocks_all_for_five_minutes(clock: Clock) -> None:
+    simulator = StreamSimulator(clock=clock, request_limit=3)
+    for clock.now in (START, START + 100, START + 200):
+        response = ask(simulator, "GET", "")
+        assert response.status == 200
+    assert response.headers["ratelimit"] == '"default";r=0;t=100'
+    assert response.headers["ratelimit-policy"] == '"default";q=3;w=300'
+    assert ask(simulator, "GET", "").headers["retry-after"] == "300"
+    clock.now += 299.5
+    blocked = ask(simulator, "PUT", "/webhook", {"notificationUrl": "https://a.example/"})
+    assert (blocked.status, blocked.headers["retry-after"]) == (429, "1")
+    clock.now += 0.5
+    assert ask(simulator, "GET", "").status == 200
+    assert simulator.most_requests_in(300.0) == 4
+    assert simulator.counts() == {"list videos": 5, "put webhook": 1}
+
+
+def test_the_window_rolls(clock: Clock) -> None:
+    simulator = StreamSimulator(clock=clock, request_limit=2)
+    for step in range(20):
+        clock.now = START + 150 * step
+        assert ask(simulator, "GET", "").status == 200
+
+
+def test_others_use_up_the_same_limit(simulator: StreamSimulator) -> None:
+    simulator.others_send(1190)
+    assert ask(simulator, "GET", "").headers["ratelimit"] == '"default";r=9;t=300'
+    simulator.others_send(10)
+    assert ask(simulator, "GET", "").status == 429
+
+
+# The webhook
+
+
+def test_a_video_that_is_ready_or_failed_is_reported_to_the_subscriber(
+    simulator: StreamSimulator, clock: Clock
+) -> None:
+    answer = ask(simulator, "PUT", "/webhook", {"notificationUrl": "https://a.example/"})
+    secret = result(answer)["secret"]
+    good = simulator.upload(encode_seconds=5)
+    bad = simulator.upload(encode_seconds=9, error_code="ERR_NON_VIDEO")
+    assert simulator.due_webhooks() == []
+    assert simulator.next_webhook_at == START + 5
+    clock.now += 9
+    first, second = simulator.due_webhooks()
+    assert [first.video_uid, second.video_uid] == [good, bad]
+    assert first.url == "https://a.example/"
+    at = int(clock.now)
+    expected = hmac.new(secret.encode(), b"%d." % at + first.body, hashlib.sha256).hexdigest()
+    assert first.headers["Webhook-Signature"] == f"time={at},sig1={expected}"
+    assert [json.loads(each.body)["status"]["state"] for each in (first, second)] == [
+        "ready",
+        "error",
+    ]
+    assert simulator.due_webhooks() == []
+    assert simulator.next_webhook_at is None
+
+
+def test_the_event_has_the_fields_of_cloudflares_example(simulator: StreamSimulator) -> None:
+    ask(simulator, "PUT", "/webhook", {"notificationUrl": "https://a.example/"})
+    simulator.upload()
+    (webhook,) = simulator.due_webhooks()
+    event = json.loads(webhook.body)
+    assert list(event) == [
+        *("uid", "creator", "thumbnail", "thumbnailTimestampPct", "readyToStream", "status"),
+        *("meta", "created", "modified", "size", "preview", "allowedOrigins"),
+        *("requireSignedURLs", "uploaded", "uploadExpiry", "maxSizeBytes", "maxDurationSeconds"),
+        *("duration", "input", "playback", "watermark"),
+    ]
+    assert list(event["status"]) == ["state", "pctComplete", "errorReasonCode", "errorReasonText"]
+    assert list(event["meta"]) == ["filename", "filetype", "name", "relativePath", "type"]
+
+
+def test_a_webhook_can_be_lost_doubled_and_late(simulator: StreamSimulator, clock: Clock) -> None:
+    ask(simulator, "PUT", "/webhook", {"notificationUrl": "https://a.example/"})
+    simulator.upload(webhook_delays=())
+    late, twice = simulator.upload(webhook_delays=(30,)), simulator.upload(webhook_delays=(0, 60))
+    again = simulator.upload()
+    simulator.repeat_webhook(again, delay=10)
+    clock.now += 60
+    sent = [webhook.video_uid for webhook in simulator.due_webhooks()]
+    assert sent == [twice, again, again, late, twice]
+
+
+def test_an_unreliable_habit_depends_on_its_seed_alone() -> None:
+    habits = [unreliable(7, lost=0.2, twice=0.2, late_seconds=60) for _ in range(2)]
+    first, second = ([habit() for _ in range(1000)] for habit in habits)
+    assert first == second
+    assert {len(delays) for delays in first} == {0, 1, 2}
+
+
+def test_nobody_hears_of_a_video_without_a_subscription_or_after_its_end(
+    simulator: StreamSimulator,
+) -> None:
+    simulator.upload()
+    assert simulator.due_webhooks() == []
+    ask(simulator, "PUT", "/webhook", {"notificationUrl": "https://a.example/"})
+    simulator.drop_video(simulator.upload())
+    assert simulator.due_webhooks() == []
+
+
+def test_only_another_url_rotates_the_secret(simulator: StreamSimulator) -> None:
+    def put(url: str) -> str:
+        answer = ask(simulator, "PUT", "/webhook", {"notificationUrl": url})
+        return str(result(answer)["secret"])
+
+    first = put("https://a.example/")
+    assert put("https://a.example/") == first
+    assert put("https://b.example/") != first
+    assert simulator.outbox.rotate_secret(START).secret != first
+    assert result(ask(simulator, "DELETE", "/webhook")) == "ok"
+    assert codes(ask(simulator, "GET", "/webhook")) == (404, [10003])
+    assert codes(ask(simulator, "DELETE", "/webhook")) == (404, [10003])
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [({}, 10005), ({"notificationUrl": "ftp://a"}, 10005), ([], 10004), (None, 10004)],
+)
+def test_a_subscription_needs_a_url(simulator: StreamSimulator, body: object, code: int) -> None:
+    assert codes(ask(simulator, "PUT", "/webhook", body)) == (400, [code])
+
+
+# Faults
+
+
+def test_scripted_faults_wait_for_their_call_and_their_turn(simulator: StreamSimulator) -> None:
+    simulator.faults.script(
+        Fault.SERVER_ERROR, Fault.NOT_FOUND, calls=["list videos"], skip=1, times=2
+    )
+    assert ask(simulator, "GET", "/webhook").status == 404
+    statuses = [ask(simulator, "GET", "").status for _ in range(6)]
+    assert statuses == [200, 500, 500, 404, 404, 200]
+    assert simulator.faults.history == [
+        ("list videos", Fault.SERVER_ERROR),
+        ("list videos", Fault.SERVER_ERROR),
+        ("list videos", Fault.NOT_FOUND),
+        ("list videos", Fault.NOT_FOUND),
+    ]
+
+
+def test_random_faults_depend_on_their_seed_alone(clock: Clock) -> None:
+    def history(seed: int) -> list[tuple[str, Fault]]:
+        simulator = StreamSimulator(clock=clock)
+        simulator.faults.at_random(0.3, seed=seed, calls=["list videos"])
+        for _ in range(200):
+            ask(simulator, "GET", "")
+            ask(simulator, "GET", "/webhook")
+        simulator.faults.clear()
+        ask(simulator, "GET", "")
+        return simulator.faults.history
+
+    assert history(1) == history(1) != history(2)
+    assert 40 <= len(history(1)) <= 80
+    assert {call for call, _ in history(1)} == {"list videos"}
+
+
+def test_a_request_that_never_arrived_counts_for_the_observer_alone(
+    simulator: StreamSimulator,
+) -> None:
+    simulator.faults.script(Fault.RESET_BEFORE)
+    ask(simulator, "GET", "")
+    assert ask(simulator, "GET", "").headers["ratelimit"].startswith('"default";r=1199;')
+    assert [call.status for call in simulator.calls] == [0, 200]
+    assert simulator.most_requests_in() == 2
+
+
+def test_the_summary_is_json_without_a_secret(simulator: StreamSimulator) -> None:
+    ask(simulator, "PUT", "/webhook", {"notificationUrl": "https://a.example/"})
+    uid = simulator.upload()
+    ask(simulator, "POST", f"/{uid}/downloads")
+    text = json.dumps(simulator.summary())
+    assert json.loads(text)["videos"][uid]["downloads"]["default"]["ends_at"] == START + 5
+    assert simulator.outbox.subscription
+    for secret in ("simulated-token", "simulated-key", simulator.outbox.subscription.secret):
+        assert secret not in text
