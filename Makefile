@@ -1,0 +1,77 @@
+# What a fresh machine needs: python3 (3.11 to 3.14, with venv), git, make. Everything else is set up by the targets.
+# Another Python: make PYTHON3=python3.12 test
+
+PYTHON3 ?= python3
+VENV := .venv
+EMULATOR_VENV := .venv-emulator
+PYTHON := $(VENV)/bin/python
+CODE := layers/stream_downloads/stream_downloads functions tests
+
+export SAM_CLI_TELEMETRY := 0
+# What runs here finds the tools, and the layer's Makefile its python3, in the development environment.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench build deploy undeploy lock clean
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator and watch videos become URLs
+	@$(PYTHON) -m tests.demo
+
+test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit, integration and end-to-end tests, with coverage
+	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered
+
+check: $(VENV)/installed ## lint, format, types, template
+	ruff check .
+	ruff format --check .
+	mypy $(CODE)
+	cfn-lint template.yaml
+	sam validate --lint --template template.yaml
+
+format: $(VENV)/installed ## put the code into shape
+	ruff check --fix .
+	ruff format .
+
+bench: build ## measure the cold start and the layer's size
+	$(PYTHON) -m tests.bench.cold_start
+
+build: $(VENV)/installed ## build the functions and the layer into .aws-sam/
+	sam build
+
+deploy: build ## deploy to AWS (the first time: make deploy DEPLOY=--guided)
+	sam deploy $(DEPLOY)
+
+undeploy: $(VENV)/installed ## delete the stack from AWS (the downloads table stays)
+	sam delete
+
+# The layer first: the development environment takes over its versions.
+LOCK := uv pip compile --quiet --upgrade --no-config --no-emit-index-url --generate-hashes \
+	--custom-compile-command "make lock"
+lock: $(VENV)/installed ## resolve every requirements file anew
+	$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux2014 \
+		layers/stream_downloads/requirements.in -o layers/stream_downloads/requirements.txt
+	for name in tools development emulator; do \
+		$(LOCK) --universal --python-version 3.11 tests/requirements/$$name.in -o tests/requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) $(EMULATOR_VENV) .aws-sam .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/installed: tests/requirements/tools.txt tests/requirements/development.txt
+	@$(PYTHON3) -c 'import sys; sys.exit("This needs Python 3.11 to 3.14, not " + sys.version.split()[0] \
+		if not (3, 11) <= sys.version_info[:2] <= (3, 14) else 0)'
+	@echo "Setting up $(VENV), the development environment (about 200 MB to download) ..."
+	@$(PYTHON3) -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements/tools.txt
+	@$(VENV)/bin/uv pip sync --quiet --python $(PYTHON) --require-hashes tests/requirements/development.txt
+	@touch $@
+
+$(EMULATOR_VENV)/installed: $(VENV)/installed tests/requirements/emulator.txt
+	@echo "Setting up $(EMULATOR_VENV), the AWS emulator's environment ..."
+	@$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) $(EMULATOR_VENV)
+	@$(VENV)/bin/uv pip sync --quiet --python $(EMULATOR_VENV)/bin/python \
+		--require-hashes tests/requirements/emulator.txt
+	@touch $@

@@ -1,0 +1,81 @@
+"""What a cold start of ``receive_webhook`` costs, next to boto3 alone, and how large the layer is.
+
+Both are the CPU time of a fresh process from its first statement on, with bytecode at hand. They
+are measured in turns, so that whatever else the machine does falls on both alike.
+
+Run it with ``make bench``, which builds first.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from tests.emulator import REPOSITORY
+from tests.template import environment
+
+BUILD = REPOSITORY / ".aws-sam/build"
+LAYER = BUILD / "StreamDownloadsLayer"
+
+ROUNDS = 25
+MOST_RATIO = 1.15
+MOST_BYTES = 10_000_000
+
+BOTO3 = "import boto3; boto3.client('dynamodb'); boto3.client('secretsmanager')"
+FUNCTION = "import app"
+
+
+def main() -> int:
+    """Measure, and print what came out; 1 if it is more than it may be."""
+    size = sum(path.stat().st_size for path in LAYER.rglob("*") if path.is_file())
+    with tempfile.TemporaryDirectory() as bytecode:
+        for _ in range(2):  # the first time compiles
+            seconds(BOTO3, bytecode)
+            seconds(FUNCTION, bytecode)
+        print(f"Import and initialisation, {ROUNDS} fresh processes each, in turns:")
+        rounds = [(seconds(BOTO3, bytecode), seconds(FUNCTION, bytecode)) for _ in range(ROUNDS)]
+    boto3, function = zip(*rounds, strict=True)
+    for name, taken in (("boto3 with two clients", boto3), ("receive_webhook", function)):
+        print(
+            f"  {name:<24}{1000 * min(taken):6.0f} ms at least"
+            f"{1000 * statistics.median(taken):6.0f} ms median"
+        )
+    ratio = min(function) / min(boto3)
+    of_medians = statistics.median(function) / statistics.median(boto3)
+    print(f"  ratio {ratio:.2f} (of the medians {of_medians:.2f}), at most {MOST_RATIO}")
+    print(f"The layer, unzipped: {size / 1e6:.1f} MB, less than {MOST_BYTES / 1e6:.0f} MB")
+    return int(ratio > MOST_RATIO or size >= MOST_BYTES)
+
+
+def seconds(statements: str, bytecode: str) -> float:
+    """Return the CPU seconds that the statements take in a process of their own."""
+    # As on Lambda: first the function, then the layer, then what the runtime has.
+    path = os.pathsep.join([str(BUILD / "ReceiveWebhookFunction"), str(LAYER / "python")])
+    program = f"""
+import time
+start = time.process_time()
+{statements}
+print(time.process_time() - start)
+"""
+    measured = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment()
+        | {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "PYTHONPATH": path,
+            "PYTHONPYCACHEPREFIX": bytecode,
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(measured.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""For every test: the functions' environment, and an end in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.template import environment
+
+# A CI job that is cancelled ends like one that is interrupted: fixtures take down what they began.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+# Handlers read their settings when they are imported, as on Lambda; nothing of this machine's own
+# account may reach them.
+for _name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[_name]
+os.environ |= environment() | {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}

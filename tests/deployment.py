@@ -1,0 +1,155 @@
+"""Builds and deploys the real template with the real ``sam``, onto the emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from tests.emulator import REPOSITORY
+from tests.guard import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REGION = "us-east-1"
+STACK = "stream-downloads"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A deployed stack.
+
+    Attributes:
+        endpoint: the address of the AWS that it lives on.
+        outputs: the template's outputs, by name.
+    """
+
+    endpoint: str
+    outputs: Mapping[str, str]
+
+    @property
+    def webhook_url(self) -> str:
+        """``WebhookUrl`` as it can be reached: the output is what AWS would call it."""
+        identifier = self.outputs["WebhookUrl"].removeprefix("https://").partition(".")[0]
+        return f"{self.endpoint}/_aws/lambda-url/{identifier}/"
+
+    def client(self, service: str) -> Any:
+        """Return a boto3 client for that service, where the stack lives."""
+        return client(service, self.endpoint)
+
+    def invoke(self, output: str, payload: Mapping[str, Any]) -> Any:
+        """Invoke a function and wait for its answer.
+
+        Args:
+            output: the output that names the function, such as ``PollDownloadsFunctionName``.
+            payload: its event.
+
+        Raises:
+            AssertionError: the function failed; with its error.
+        """
+        answer = self.client("lambda").invoke(
+            FunctionName=self.outputs[output], Payload=json.dumps(payload).encode()
+        )
+        content = json.loads(answer["Payload"].read())
+        if "FunctionError" in answer:
+            raise AssertionError(f"{output}: {content}")
+        return content
+
+
+def client(service: str, endpoint: str) -> Any:
+    """Return a boto3 client for a service of the emulator at ``endpoint``."""
+    return boto3.client(
+        service,  # type: ignore[call-overload]  # any service
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(connect_timeout=5, read_timeout=120, retries={"total_max_attempts": 1}),
+    )
+
+
+def build(directory: Path) -> Path:
+    """Build the functions and the layer.
+
+    Args:
+        directory: where to; made if it is missing.
+
+    Returns:
+        The built template.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    _sam(
+        "build",
+        "--template-file",
+        str(REPOSITORY / "template.yaml"),
+        "--build-dir",
+        str(directory / "build"),
+        directory=directory,
+    )
+    return directory / "build/template.yaml"
+
+
+def deploy(endpoint: str, template: Path, parameters: Mapping[str, str]) -> Stack:
+    """Deploy a built template to the AWS at ``endpoint``, or update what is deployed there.
+
+    Args:
+        endpoint: the emulator's address.
+        template: what :func:`build` returned.
+        parameters: the template's parameters by name; those left out have their defaults.
+    """
+    _sam(
+        "deploy",
+        "--template-file",
+        str(template),
+        "--stack-name",
+        STACK,
+        "--resolve-s3",
+        "--capabilities",
+        "CAPABILITY_IAM",
+        "--no-confirm-changeset",
+        "--parameter-overrides",
+        *(f"{name}={value}" for name, value in parameters.items()),
+        directory=template.parents[1],
+        endpoint=endpoint,
+    )
+    (stack,) = client("cloudformation", endpoint).describe_stacks(StackName=STACK)["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return Stack(endpoint, outputs)
+
+
+def _sam(*arguments: str, directory: Path, endpoint: str | None = None) -> None:
+    """Run ``sam``; what it keeps for itself goes to ``directory``.
+
+    Raises:
+        RuntimeError: it failed; with what it wrote.
+    """
+    tools = Path(sys.executable).parent
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = mine | {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "NO_PROXY": "127.0.0.1",
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "SAM_CLI_POLL_DELAY": "1",
+        "SAM_CLI_TELEMETRY": "0",
+        "TMPDIR": str(directory),
+        "__SAM_CLI_APP_DIR": str(directory / "sam"),
+    }
+    if endpoint:
+        environment["AWS_ENDPOINT_URL"] = endpoint
+    command = [str(tools / "sam"), *arguments]
+    with guarded(command, environment=environment, output=subprocess.PIPE) as process:
+        written = process.stdout.read().decode(errors="replace") if process.stdout else ""
+    if process.returncode:
+        raise RuntimeError(f"sam {arguments[0]} failed:\n{written}")

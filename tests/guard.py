@@ -1,0 +1,85 @@
+"""Run a command that ends, with all that it started, as soon as nobody wants it any more.
+
+The guard is a process between the one that wants the command and the command. It holds one end of
+a pipe; when the other end closes, on purpose or because its owner died, however it died, the guard
+ends the command's whole process group, and removes its directory if it has one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+GRACE_SECONDS = 3.0
+
+
+@contextmanager
+def guarded(
+    command: Sequence[str],
+    *,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    output: IO[bytes] | int | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command at most until the block ends.
+
+    Args:
+        command: the program and its arguments.
+        directory: removed after the command's end, with all that is in it.
+        environment: the command's whole environment; None for this process's own.
+        output: where its output and its errors go, as for ``subprocess``; ``PIPE`` to read them.
+
+    Yields:
+        The guard's process: it ends when the command does, with the same code.
+    """
+    with subprocess.Popen(
+        [sys.executable, __file__, str(directory or ""), *command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT if output is not None else None,
+        env=environment,
+        # An interrupt from the keyboard reaches the owner alone, which then ends things in order.
+        start_new_session=True,
+    ) as guard:
+        yield guard
+
+
+def main() -> int:
+    """Be the guard: ``python guard.py DIRECTORY-OR-NOTHING COMMAND …``."""
+    directory, *command = sys.argv[1:]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    threading.Thread(target=_end_when_unwanted, args=[process], daemon=True).start()
+    code = process.wait()
+    _signal(process, signal.SIGKILL)  # what it started may have stayed behind
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
+    return code
+
+
+def _end_when_unwanted(process: subprocess.Popen[bytes]) -> None:
+    os.read(sys.stdin.fileno(), 1)  # the owner writes nothing: this returns when it closes
+    _signal(process, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+        return
+    _signal(process, signal.SIGKILL)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

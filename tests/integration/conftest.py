@@ -1,0 +1,61 @@
+"""For integration tests: the template's tables and secrets, by moto. Only loopback is reachable."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+import pytest_socket
+from moto import mock_aws
+
+from tests.template import REFERENCES, table_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+API_TOKEN = "an-api-token"
+WEBHOOK_SECRET = "a-signing-secret"
+
+
+@pytest.fixture(autouse=True)
+def aws() -> Iterator[None]:
+    """An AWS account of the test's own, with what the template makes before its functions."""
+    pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
+    with mock_aws():
+        for table in ("DownloadsTable", "ControlTable"):
+            _client("dynamodb").create_table(**table_schema(table))
+        _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
+        _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
+        yield
+
+
+@pytest.fixture
+def dynamodb() -> DynamoDBClient:
+    """A client for the tables, to look and to meddle."""
+    client: DynamoDBClient = _client("dynamodb")
+    return client
+
+
+@pytest.fixture
+def secretsmanager() -> SecretsManagerClient:
+    """A client for the secrets, to look and to rotate."""
+    client: SecretsManagerClient = _client("secretsmanager")
+    return client
+
+
+@cache
+def _client(service: Any) -> Any:
+    """Make a client once: it takes longer than most tests, and moto stands behind any."""
+    return boto3.client(service)
+
+
+def _create_secret(reference: str, value: dict[str, str]) -> None:
+    # Found by its whole ARN, because moto takes that for one without its last six characters.
+    name = REFERENCES[reference].rpartition(":")[2]
+    _client("secretsmanager").create_secret(Name=name, SecretString=json.dumps(value))
