@@ -1,0 +1,42 @@
+"""The AWS clients, with every limit explicit."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import boto3
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+# botocore's own limits are a minute to connect and a minute to read, four attempts over. All
+# these services answer within milliseconds; a function has seconds.
+_LIMITS = Config(
+    connect_timeout=1,
+    read_timeout=2,
+    retries={"total_max_attempts": 3, "mode": "standard"},
+)
+
+
+@overload
+def client(service: Literal["dynamodb"]) -> DynamoDBClient: ...
+@overload
+def client(service: Literal["events"]) -> EventBridgeClient: ...
+@overload
+def client(service: Literal["secretsmanager"]) -> SecretsManagerClient: ...
+def client(service: Any) -> Any:
+    """Return the process's client: a second to connect, two to read, at most three attempts.
+
+    The low-level client and not the resource, which takes longer to start; and one for all who
+    need the service, because each takes as long again. Clients are safe in threads.
+    """
+    return _client(service)
+
+
+@cache
+def _client(service: Any) -> Any:
+    return boto3.client(service, config=_LIMITS)

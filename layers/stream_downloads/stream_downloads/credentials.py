@@ -1,0 +1,274 @@
+"""API token and signing secret: read from Secrets Manager, cached, rotated.
+
+Powertools keeps each value for five minutes. What is added here: a value that cannot be used is
+refused with a message that says what to do and never what it was; and when Secrets Manager
+itself fails, the last good value serves for a bounded time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from aws_lambda_powertools.utilities.parameters import GetParameterError, SecretsProvider
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+FRESH_SECONDS = 300
+STALE_SECONDS = 3600
+PAUSE_AFTER_FAILURE_SECONDS = 10
+PAUSE_AFTER_REFRESH_SECONDS = 60
+
+# What can go into a header and into an HMAC key as it is: a stray newline, copied along with a
+# token, would otherwise come to light in the exception of some HTTP library, value included.
+_USABLE = re.compile("[!-~]+")
+
+# What Secrets Manager answers when there is no version under the label.
+_NO_SUCH_VERSION = ("ResourceNotFoundException", "InvalidRequestException")
+
+Value = TypeVar("Value")
+
+
+class SecretUnavailable(Exception):
+    """A secret cannot be read, or not be used. The message says why, and never holds the value."""
+
+
+class ApiCredentials:
+    """The user's own credentials at Cloudflare.
+
+    The secret is ``{"api_token": "…"}`` or ``{"api_email": "…", "api_key": "…"}``; a token is
+    preferred to an e-mail and key beside it.
+
+    Args:
+        client: a low-level Secrets Manager client.
+        secret_arn: the secret's ARN.
+        monotonic: a clock in seconds, for the age of a copy that outlives an outage.
+    """
+
+    def __init__(
+        self,
+        client: SecretsManagerClient,
+        secret_arn: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        provider = SecretsProvider(boto3_client=client)
+        self._secret = _Secret(provider, secret_arn, _authorization, monotonic)
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers that authorize a request to Cloudflare's API.
+
+        https://developers.cloudflare.com/fundamentals/api/how-to/make-api-calls/
+
+        Raises:
+            SecretUnavailable: the secret cannot be read, and the last copy is over an hour old;
+                or what is in it cannot be used.
+        """
+        return self._secret.get()
+
+    def refresh(self) -> bool:
+        """Read the secret again, now; return whether there is something new to try."""
+        before = self._secret.last_good()
+        try:
+            return self._secret.get(force=True) != before
+        except SecretUnavailable:
+            return False
+
+
+class SigningSecrets:
+    """The secrets with which Cloudflare may have signed a webhook: current and previous.
+
+    The secret is ``{"webhook_secret": "…"}``. Storing a new one makes the old one
+    ``AWSPREVIOUS``, so that webhooks already on their way stay good.
+
+    Args:
+        client: a low-level Secrets Manager client.
+        secret_arn: the secret's ARN.
+        monotonic: a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        client: SecretsManagerClient,
+        secret_arn: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # A provider each: Powertools' cache does not tell the versions of a secret apart.
+        current = SecretsProvider(boto3_client=client)
+        previous = _PreviousVersion(boto3_client=client)
+        self._current = _Secret(current, secret_arn, _signing_secret, monotonic)
+        self._previous = _Secret(previous, secret_arn, _signing_secret_if_usable, monotonic)
+        self._monotonic = monotonic
+        self._refreshed_at: float | None = None
+
+    def candidates(self) -> tuple[bytes, ...]:
+        """Return the current secret and, if there is one that can be used, the previous.
+
+        Raises:
+            SecretUnavailable: the current secret cannot be read, and the last copy is over an
+                hour old; or it is empty or cannot be used.
+        """
+        return self._candidates(force=False)
+
+    def refresh(self) -> tuple[bytes, ...] | None:
+        """Read both again, at most once a minute; None when it is too early for that.
+
+        A flood of wrong signatures so costs one refresh a minute, and a secret that has just
+        been rotated is found by the first signature made with it.
+
+        Raises:
+            SecretUnavailable: as :meth:`candidates`.
+        """
+        now = self._monotonic()
+        if (
+            self._refreshed_at is not None
+            and now - self._refreshed_at < PAUSE_AFTER_REFRESH_SECONDS
+        ):
+            return None
+        self._refreshed_at = now
+        return self._candidates(force=True)
+
+    def _candidates(self, *, force: bool) -> tuple[bytes, ...]:
+        current = self._current.get(force=force)
+        previous = self._previous.get(force=force)
+        return (current,) if previous in (None, current) else (current, previous)
+
+
+def store_signing_secret(client: SecretsManagerClient, secret_arn: str, secret: str) -> bool:
+    """Make ``secret`` the current one, unless it is; return whether it had to be stored.
+
+    Raises:
+        SecretUnavailable: ``secret`` is not one that could ever verify a signature.
+        botocore.exceptions.ClientError: Secrets Manager refuses to read or to store.
+    """
+    wanted = _usable({"webhook_secret": secret}, "webhook_secret").encode()
+    try:
+        stored = client.get_secret_value(SecretId=secret_arn).get("SecretString", "")
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in _NO_SUCH_VERSION:
+            raise
+        stored = ""
+    if _signing_secret_if_usable(stored) == wanted:
+        return False
+    value = json.dumps({"webhook_secret": secret})
+    client.put_secret_value(SecretId=secret_arn, SecretString=value)
+    return True
+
+
+class _PreviousVersion(SecretsProvider):
+    """The version before the current one; empty where there is none, as after the first."""
+
+    def _get(self, name: str, **sdk_options: Any) -> str | bytes:
+        try:
+            return super()._get(name, VersionStage="AWSPREVIOUS", **sdk_options)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _NO_SUCH_VERSION:
+                return ""  # cached like any value, which None would not be
+            raise
+
+
+class _Secret(Generic[Value]):
+    """One version of one secret, read and understood.
+
+    Fresh for five minutes (Powertools). When it cannot be read, the last good value serves for
+    an hour from when it was last fresh. A value that was read but makes no sense is used at
+    once, that is to say refused: somebody has put it there. After any failure the next attempt
+    waits ten seconds, so that a flood of requests does not become a flood of reads.
+    """
+
+    def __init__(
+        self,
+        provider: SecretsProvider,
+        secret_arn: str,
+        understand: Callable[[Any], Value],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._provider = provider
+        self._secret_arn = secret_arn
+        self._understand = understand
+        self._monotonic = monotonic
+        self._good: tuple[Value, float] | None = None
+        self._failed_at: float | None = None
+        self._failure = ""
+
+    def get(self, *, force: bool = False) -> Value:
+        """Return the value; ``force`` reads it again even if it is fresh."""
+        now = self._monotonic()
+        if force or not self._is_pausing(now):
+            self._read(now, force=force)
+        if self._good is not None and now - self._good[1] <= STALE_SECONDS:
+            return self._good[0]
+        # Raised here and not where it was found, so that it chains nothing that holds the value.
+        raise SecretUnavailable(f"secret {self._secret_arn}: {self._failure}")
+
+    def last_good(self) -> Value | None:
+        """Return what was last understood, however old."""
+        return self._good[0] if self._good else None
+
+    def _is_pausing(self, now: float) -> bool:
+        return self._failed_at is not None and now - self._failed_at < PAUSE_AFTER_FAILURE_SECONDS
+
+    def _read(self, now: float, *, force: bool) -> None:
+        try:
+            text = self._provider.get(self._secret_arn, max_age=FRESH_SECONDS, force_fetch=force)
+            self._good, self._failed_at = (self._understand(text), now), None
+        except GetParameterError as error:
+            self._failure, self._failed_at = f"it cannot be read: {error}", now
+        except SecretUnavailable as error:
+            self._failure, self._failed_at, self._good = str(error), now, None
+            self._provider.store.clear()
+
+
+def _authorization(text: str | bytes) -> Mapping[str, str]:
+    fields = _fields(text)
+    if "api_token" in fields:
+        return {"Authorization": f"Bearer {_usable(fields, 'api_token')}"}
+    if "api_email" in fields or "api_key" in fields:
+        return {
+            "X-Auth-Email": _usable(fields, "api_email"),
+            "X-Auth-Key": _usable(fields, "api_key"),
+        }
+    raise SecretUnavailable(
+        'it has no "api_token"; store {"api_token": "…"} or {"api_email": "…", "api_key": "…"}'
+    )
+
+
+def _signing_secret(text: str | bytes) -> bytes:
+    return _usable(_fields(text), "webhook_secret").encode()
+
+
+def _signing_secret_if_usable(text: str | bytes) -> bytes | None:
+    try:
+        return _signing_secret(text)
+    except SecretUnavailable:
+        return None
+
+
+def _fields(text: str | bytes) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise SecretUnavailable("it is not a JSON object; store one")
+    return fields
+
+
+def _usable(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        raise SecretUnavailable(f'it has no "{name}"; store one')
+    if not isinstance(value, str):
+        raise SecretUnavailable(f'its "{name}" is not a string; store it in quotes')
+    if not value:
+        raise SecretUnavailable(f'its "{name}" is empty; store a value')
+    if not _USABLE.fullmatch(value):
+        raise SecretUnavailable(
+            f'its "{name}" holds a space, a line break, a control character or a character'
+            " outside ASCII; store it again without"
+        )
+    return value

@@ -1,0 +1,135 @@
+"""Logger and metrics, and what is never logged.
+
+Log lines are JSON; a line about a video carries ``video_uid``. Never logged: events, headers,
+bodies, secrets, signatures, tokens. Should one of them slip into a text all the same (a
+library's message, say), the serializer takes it out.
+
+Metrics are written in the Embedded Metric Format: a line of the log that CloudWatch counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics, single_metric
+from aws_lambda_powertools.metrics import MetricUnit
+
+# A bearer token, the headers of an API key, the parts of a signature header, a signed token.
+_SECRET = re.compile(
+    r"(Bearer |X-Auth-Key\W{1,6}|sig1=)[^\s\"'\\,;}]+"
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+",
+    re.IGNORECASE,
+)
+
+NAMESPACE = "StreamDownloads"
+
+Handler = Callable[[Any, Any], Any]
+
+
+class Metric(StrEnum):
+    """Every metric there is. The unit is a count unless the name says seconds or percent."""
+
+    WEBHOOKS = "Webhooks"  # by outcome
+    STALE_SIGNATURES = "StaleSignatures"  # right, but too old or too new
+    CLOUDFLARE_REQUESTS = "CloudflareRequests"  # by call and outcome
+    CREDENTIALS_REFUSED = "CredentialsRefused"
+    GATE_CLOSED = "GateClosed"
+    BUDGET_USED = "BudgetUsedPercent"
+    POLLS_COMPLETED = "PollsCompleted"
+    OLDEST_DUE = "OldestDueSeconds"
+    DOWNLOADS_READY = "DownloadsReady"
+    READY_DELAY = "ReadyDelaySeconds"  # from the create to ready in the table
+    DOWNLOADS_FAILED = "DownloadsFailed"
+    URLS_REFUSED = "UrlsRefused"
+    VIDEOS_FOUND = "VideosFoundByReconciliation"
+    DRIFT = "Drift"
+
+
+_UNITS = {
+    Metric.BUDGET_USED: MetricUnit.Percent,
+    Metric.OLDEST_DUE: MetricUnit.Seconds,
+    Metric.READY_DELAY: MetricUnit.Seconds,
+}
+
+
+def redact(text: str) -> str:
+    """Take tokens and signatures out of a text."""
+    return _SECRET.sub(lambda found: (found[1] or "") + "(redacted)", text)
+
+
+def _serialize(line: Any) -> str:
+    return redact(json.dumps(line, default=str, separators=(",", ":")))
+
+
+logger = Logger(json_serializer=_serialize, utc=True)
+metrics = Metrics(namespace=NAMESPACE)
+
+_counts: defaultdict[tuple[Metric, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+_lock = threading.Lock()
+
+
+def record(metric: Metric, value: float = 1, **dimensions: str) -> None:
+    """Record a metric, to be written by :func:`flush` at the end of the invocation.
+
+    Without dimensions each value is kept, so that CloudWatch can tell a median. With dimensions
+    (``call="list_downloads", outcome="ok"``) values are added up: a run makes hundreds of
+    requests, and every set of dimensions is a log line of its own. Safe in threads.
+    """
+    with _lock:
+        if dimensions:
+            _counts[metric, tuple(sorted(dimensions.items()))] += value
+        else:
+            metrics.add_metric(name=metric.value, unit=_unit(metric), value=value)
+
+
+def flush() -> None:
+    """Write what was recorded since the last flush."""
+    with _lock:
+        counts = dict(_counts)
+        _counts.clear()
+        if metrics.metric_set:
+            metrics.flush_metrics()
+    for (metric, dimensions), value in counts.items():
+        with single_metric(metric.value, _unit(metric), value, namespace=NAMESPACE) as line:
+            for name, said in dimensions:
+                line.add_dimension(name=name, value=said)
+
+
+def observed(handler: Handler) -> Handler:
+    """Decorate a Lambda handler: its request in every log line, its metrics at the end."""
+
+    @functools.wraps(handler)
+    def invoke(event: Any, context: Any) -> Any:
+        try:
+            return handler(event, context)
+        finally:
+            flush()
+
+    return logger.inject_lambda_context(invoke, clear_state=True)
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """Return what a log line may say of an error: ``logger.warning("…", extra=described(error))``.
+
+    Of a refusal by Cloudflare also its kind, its HTTP status and Cloudflare's own codes.
+    """
+    said = {
+        "error": type(error).__name__,
+        "error_message": redact(str(error))[:1000],
+        "refusal": getattr(error, "kind", None),
+        "status_code": getattr(error, "status", None),
+        "codes": [message.code for message in getattr(error, "errors", ())] or None,
+        "reason": getattr(error, "reason", None),
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _unit(metric: Metric) -> MetricUnit:
+    return _UNITS.get(metric, MetricUnit.Count)

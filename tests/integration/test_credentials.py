@@ -1,0 +1,105 @@
+"""Secrets by moto: the shapes of real answers, of Secrets Manager's own errors above all."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stream_downloads import aws
+from stream_downloads.credentials import (
+    ApiCredentials,
+    SecretUnavailable,
+    SigningSecrets,
+    store_signing_secret,
+)
+from tests.template import REFERENCES
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]
+SECRET_ARN = REFERENCES["WebhookSecret.Id"]
+
+
+def current(secretsmanager: SecretsManagerClient) -> bytes:
+    version = secretsmanager.get_secret_value(SecretId=SECRET_ARN)
+    return str(json.loads(version["SecretString"])["webhook_secret"]).encode()
+
+
+def signing() -> SigningSecrets:
+    return SigningSecrets(aws.client("secretsmanager"), SECRET_ARN)
+
+
+def test_the_users_token_is_read(secretsmanager: SecretsManagerClient) -> None:
+    secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString='{"api_token": "t"}')
+    credentials = ApiCredentials(aws.client("secretsmanager"), CREDENTIALS_ARN)
+    assert credentials.headers() == {"Authorization": "Bearer t"}
+
+
+def test_a_rotated_token_is_found_by_a_refresh(secretsmanager: SecretsManagerClient) -> None:
+    credentials = ApiCredentials(aws.client("secretsmanager"), CREDENTIALS_ARN)
+    credentials.headers()
+    secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString='{"api_token": "t"}')
+    assert credentials.refresh() is True
+    assert credentials.headers() == {"Authorization": "Bearer t"}
+
+
+def test_a_binary_secret_of_the_right_shape_is_read(secretsmanager: SecretsManagerClient) -> None:
+    secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretBinary=b'{"api_token": "t"}')
+    credentials = ApiCredentials(aws.client("secretsmanager"), CREDENTIALS_ARN)
+    assert credentials.headers() == {"Authorization": "Bearer t"}
+
+
+def test_a_secret_that_does_not_exist_is_said_by_its_name() -> None:
+    arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:absent-AbCdEf"
+    credentials = ApiCredentials(aws.client("secretsmanager"), arn)
+    with pytest.raises(SecretUnavailable, match=r"absent-AbCdEf.*ResourceNotFoundException"):
+        credentials.headers()
+
+
+def test_a_first_secret_has_no_previous(secretsmanager: SecretsManagerClient) -> None:
+    assert signing().candidates() == (current(secretsmanager),)
+
+
+def test_storing_keeps_the_old_secret_as_the_previous_one(
+    secretsmanager: SecretsManagerClient,
+) -> None:
+    before = current(secretsmanager)
+    assert store_signing_secret(aws.client("secretsmanager"), SECRET_ARN, "new") is True
+    assert signing().candidates() == (b"new", before)
+
+
+def test_storing_what_is_stored_makes_no_new_version(secretsmanager: SecretsManagerClient) -> None:
+    before = current(secretsmanager)
+    client = aws.client("secretsmanager")
+    assert store_signing_secret(client, SECRET_ARN, before.decode()) is False
+    assert signing().candidates() == (before,)
+
+
+def test_a_secret_put_by_hand_works(secretsmanager: SecretsManagerClient) -> None:
+    before = current(secretsmanager)
+    secretsmanager.put_secret_value(
+        SecretId=SECRET_ARN, SecretString='{\n  "webhook_secret": "by-hand"\n}\n'
+    )
+    assert signing().candidates() == (b"by-hand", before)
+
+
+def test_a_rotation_is_found_by_a_refresh(secretsmanager: SecretsManagerClient) -> None:
+    secrets = signing()
+    [before] = secrets.candidates()
+    store_signing_secret(secretsmanager, SECRET_ARN, "new")
+    assert secrets.refresh() == (b"new", before)
+
+
+def test_every_client_has_explicit_limits() -> None:
+    for client in (aws.client("dynamodb"), aws.client("secretsmanager"), aws.client("events")):
+        config = vars(client.meta.config)["_user_provided_options"]
+        assert (config["connect_timeout"], config["read_timeout"]) == (1, 2)
+        assert config["retries"] == {"total_max_attempts": 3, "mode": "standard"}
+
+
+def test_a_service_has_one_client_for_all_who_need_it() -> None:
+    assert aws.client("dynamodb") is aws.client("dynamodb")
+    assert aws.client("dynamodb") is not aws.client("secretsmanager")

@@ -1,0 +1,509 @@
+"""Secrets against a Secrets Manager that can be rotated and broken, and a clock that moves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from aws_lambda_powertools.utilities.parameters import base
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from stream_downloads import credentials
+from stream_downloads.credentials import ApiCredentials, SecretUnavailable, SigningSecrets
+
+ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:example-AbCdEf"
+VALUE = "value-that-nobody-may-see"
+
+
+class Clock:
+    """One clock for Powertools' cache (time of day) and for ours (monotonic)."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        """Return the monotonic clock."""
+        return self.seconds
+
+    def now(self) -> datetime:
+        """Return the time of day, as ``datetime.now``."""
+        return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+
+class SecretsManager:
+    """The one secret that there is, by the labels of its versions."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, str | bytes] = {}
+        self.reads: list[str] = []
+        self.failure: Exception | None = None
+
+    def put(self, value: str | bytes) -> None:
+        """Make it the current version, and what was current the previous one."""
+        if "AWSCURRENT" in self.versions:
+            self.versions["AWSPREVIOUS"] = self.versions["AWSCURRENT"]
+        self.versions["AWSCURRENT"] = value
+
+    def get_secret_value(self, **request: str) -> dict[str, Any]:
+        """Read one version, as boto3's client does."""
+        assert request["SecretId"] == ARN
+        stage = request.get("VersionStage", "AWSCURRENT")
+        self.reads.append(stage)
+        if self.failure:
+            raise self.failure
+        if stage not in self.versions:
+            raise refusal("ResourceNotFoundException")
+        value = self.versions[stage]
+        return {"SecretString" if isinstance(value, str) else "SecretBinary": value}
+
+    def put_secret_value(self, **request: str) -> None:
+        """Store a new version, as boto3's client does."""
+        assert request["SecretId"] == ARN
+        self.put(request["SecretString"])
+
+
+def refusal(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, "GetSecretValue")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(base, "datetime", clock)
+    return clock
+
+
+@pytest.fixture
+def secrets_manager() -> SecretsManager:
+    return SecretsManager()
+
+
+@pytest.fixture
+def api(secrets_manager: SecretsManager, clock: Clock) -> ApiCredentials:
+    secrets_manager.put(json.dumps({"api_token": VALUE}))
+    return ApiCredentials(cast("Any", secrets_manager), ARN, clock)
+
+
+@pytest.fixture
+def signing(secrets_manager: SecretsManager, clock: Clock) -> SigningSecrets:
+    secrets_manager.put(signing_secret("first"))
+    return SigningSecrets(cast("Any", secrets_manager), ARN, clock)
+
+
+def token(value: str) -> str:
+    return json.dumps({"api_token": value})
+
+
+def signing_secret(value: str) -> str:
+    return json.dumps({"webhook_secret": value})
+
+
+def bearer(value: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {value}"}
+
+
+# ---------------------------------------------------------------------------- API credentials
+
+
+def test_a_token_becomes_a_bearer_header(api: ApiCredentials) -> None:
+    assert api.headers() == bearer(VALUE)
+
+
+def test_an_email_and_a_key_become_their_two_headers(
+    api: ApiCredentials, secrets_manager: SecretsManager
+) -> None:
+    secrets_manager.put(json.dumps({"api_email": "a@example.com", "api_key": VALUE}))
+    assert api.headers() == {"X-Auth-Email": "a@example.com", "X-Auth-Key": VALUE}
+
+
+def test_a_token_is_preferred_to_an_email_and_a_key(
+    api: ApiCredentials, secrets_manager: SecretsManager
+) -> None:
+    both = {"api_token": VALUE, "api_email": "a@example.com", "api_key": "key"}
+    secrets_manager.put(json.dumps(both))
+    assert api.headers() == bearer(VALUE)
+
+
+def test_other_fields_of_the_secret_are_ignored(
+    api: ApiCredentials, secrets_manager: SecretsManager
+) -> None:
+    secrets_manager.put(json.dumps({"api_token": VALUE, "note": "made by hand\n"}))
+    assert api.headers() == bearer(VALUE)
+
+
+def test_a_binary_secret_is_read_like_text(
+    api: ApiCredentials, secrets_manager: SecretsManager
+) -> None:
+    secrets_manager.put(token(VALUE).encode())
+    assert api.headers() == bearer(VALUE)
+
+
+def test_the_secret_is_read_once_in_five_minutes(
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    api.headers()
+    clock.seconds += 300
+    api.headers()
+    assert len(secrets_manager.reads) == 1
+    clock.seconds += 1
+    api.headers()
+    assert len(secrets_manager.reads) == 2
+
+
+def test_a_refresh_finds_a_new_token(api: ApiCredentials, secrets_manager: SecretsManager) -> None:
+    api.headers()
+    secrets_manager.put(token("new"))
+    assert api.headers() == bearer(VALUE)
+    assert api.refresh() is True
+    assert api.headers() == bearer("new")
+
+
+def test_a_refresh_says_that_nothing_is_new(api: ApiCredentials) -> None:
+    api.headers()
+    assert api.refresh() is False
+
+
+def test_the_first_reading_is_something_new(api: ApiCredentials) -> None:
+    assert api.refresh() is True
+
+
+def test_a_refresh_that_fails_has_nothing_new_and_keeps_the_copy(
+    api: ApiCredentials, secrets_manager: SecretsManager
+) -> None:
+    api.headers()
+    secrets_manager.failure = refusal("InternalServiceError")
+    assert api.refresh() is False
+    assert api.headers() == bearer(VALUE)
+
+
+def test_a_refresh_that_finds_rubbish_has_nothing_new_and_drops_the_copy(
+    api: ApiCredentials, secrets_manager: SecretsManager
+) -> None:
+    api.headers()
+    secrets_manager.put(token(""))
+    assert api.refresh() is False
+    with pytest.raises(SecretUnavailable, match="is empty"):
+        api.headers()
+
+
+# ------------------------------------------------------------------- shapes that cannot be used
+
+UNUSABLE = {
+    "not JSON": (VALUE, "not a JSON object"),
+    "binary": (b"\xff\xfe" + VALUE.encode(), "not a JSON object"),
+    "nested too deep": ("[" * 100_000, "not a JSON object"),
+    "an array": (json.dumps([VALUE]), "not a JSON object"),
+    "a text": (json.dumps(VALUE), "not a JSON object"),
+    "nothing": ("", "not a JSON object"),
+    "no field": ("{}", "store {"),
+    "a field of another name": (json.dumps({"token": VALUE}), "store {"),
+    "null": (json.dumps({"api_token": None}), 'no "api_token"'),
+    "an empty token": (token(""), "is empty"),
+    "a number": (json.dumps({"api_token": 12345}), "not a string"),
+    "a list": (json.dumps({"api_token": [VALUE]}), "not a string"),
+    "an object": (json.dumps({"api_token": {"a": VALUE}}), "not a string"),
+    "a trailing newline": (token(f"{VALUE}\n"), "line break"),
+    "a carriage return": (token(f"{VALUE}\r\nX: y"), "line break"),
+    "a space": (token(f" {VALUE}"), "space"),
+    "the word Bearer": (token(f"Bearer {VALUE}"), "space"),
+    "a tab": (token(f"{VALUE}\t"), "space"),
+    "a NUL": (token(f"{VALUE}\x00"), "control character"),
+    "DEL": (token(f"{VALUE}\x7f"), "control character"),
+    "not ASCII": (token(f"{VALUE}é"), "outside ASCII"),
+    "half a surrogate": (token(f"{VALUE}\ud800"), "outside ASCII"),
+    "an e-mail without a key": (json.dumps({"api_email": VALUE}), 'no "api_key"'),
+    "a key without an e-mail": (json.dumps({"api_key": VALUE}), 'no "api_email"'),
+    "an empty key": (json.dumps({"api_email": VALUE, "api_key": ""}), '"api_key" is empty'),
+    "a key with a newline": (
+        json.dumps({"api_email": "a@example.com", "api_key": f"{VALUE}\n"}),
+        '"api_key" holds',
+    ),
+    "an empty token beside a key": (
+        json.dumps({"api_token": "", "api_email": "a@example.com", "api_key": VALUE}),
+        '"api_token" is empty',
+    ),
+}
+
+
+def everything_said(error: BaseException | None) -> Iterator[str]:
+    """Go through all that a thorough logger could print of an exception."""
+    while error is not None:
+        yield from (repr(error), str(error), repr(vars(error)))
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(("secret", "advice"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_a_secret_that_cannot_be_used_is_refused_without_being_told(
+    api: ApiCredentials,
+    secrets_manager: SecretsManager,
+    caplog: pytest.LogCaptureFixture,
+    secret: str | bytes,
+    advice: str,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets_manager.put(secret)
+    with pytest.raises(SecretUnavailable) as refused:
+        api.headers()
+    assert advice in str(refused.value)
+    assert ARN in str(refused.value)
+    assert not [said for said in everything_said(refused.value) if VALUE in said]
+    assert VALUE not in caplog.text
+
+
+def test_a_secret_that_was_mended_is_found_within_seconds(
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    secrets_manager.put(token(""))
+    with pytest.raises(SecretUnavailable):
+        api.headers()
+    secrets_manager.put(token("mended"))
+    clock.seconds += credentials.PAUSE_AFTER_FAILURE_SECONDS
+    assert api.headers() == bearer("mended")
+
+
+# --------------------------------------------------------------------------------- outages
+
+FAILURES = [
+    refusal("InternalServiceError"),
+    refusal("ThrottlingException"),
+    refusal("AccessDeniedException"),
+    refusal("ResourceNotFoundException"),
+    ReadTimeoutError(endpoint_url="https://secretsmanager.us-east-1.amazonaws.com/"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+def test_a_stale_copy_serves_while_secrets_manager_is_down(
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock, failure: Exception
+) -> None:
+    api.headers()
+    secrets_manager.failure = failure
+    clock.seconds += 3600
+    assert api.headers() == bearer(VALUE)
+
+
+def test_a_copy_over_an_hour_old_does_not_serve(
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    api.headers()
+    secrets_manager.failure = refusal("InternalServiceError")
+    clock.seconds += 3601
+    with pytest.raises(SecretUnavailable, match="InternalServiceError"):
+        api.headers()
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+def test_without_a_copy_an_outage_is_said(
+    api: ApiCredentials, secrets_manager: SecretsManager, failure: Exception
+) -> None:
+    secrets_manager.failure = failure
+    with pytest.raises(SecretUnavailable, match="cannot be read"):
+        api.headers()
+
+
+def test_a_flood_during_an_outage_does_not_become_a_flood_of_reads(
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    secrets_manager.failure = refusal("InternalServiceError")
+    for _ in range(100):
+        with pytest.raises(SecretUnavailable):
+            api.headers()
+        clock.seconds += 0.1
+    assert len(secrets_manager.reads) == 1
+
+
+def test_the_secret_is_read_again_after_an_outage(
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    secrets_manager.failure = refusal("InternalServiceError")
+    with pytest.raises(SecretUnavailable):
+        api.headers()
+    secrets_manager.failure = None
+    clock.seconds += credentials.PAUSE_AFTER_FAILURE_SECONDS
+    assert api.headers() == bearer(VALUE)
+
+
+# ------------------------------------------------------------------------- signing secrets
+
+
+def test_the_first_secret_is_the_only_candidate(signing: SigningSecrets) -> None:
+    assert signing.candidates() == (b"first",)
+
+
+def test_the_current_secret_comes_before_the_previous(
+    signing: SigningSecrets, secrets_manager: SecretsManager
+) -> None:
+    secrets_manager.put(signing_secret("second"))
+    assert signing.candidates() == (b"second", b"first")
+
+
+def test_the_same_secret_stored_twice_is_one_candidate(
+    signing: SigningSecrets, secrets_manager: SecretsManager
+) -> None:
+    secrets_manager.put(signing_secret("first"))
+    assert signing.candidates() == (b"first",)
+
+
+@pytest.mark.parametrize("previous", ["{}", "", "not JSON", signing_secret(""), token("x")])
+def test_a_previous_secret_that_cannot_be_used_is_passed_over(
+    signing: SigningSecrets, secrets_manager: SecretsManager, previous: str
+) -> None:
+    secrets_manager.versions["AWSPREVIOUS"] = previous
+    assert signing.candidates() == (b"first",)
+
+
+@pytest.mark.parametrize("current", ["{}", "", "not JSON", signing_secret(""), token("x")])
+def test_a_current_secret_that_cannot_be_used_is_our_own_fault(
+    signing: SigningSecrets, secrets_manager: SecretsManager, current: str
+) -> None:
+    secrets_manager.put(current)
+    with pytest.raises(SecretUnavailable):
+        signing.candidates()
+
+
+def test_each_version_is_read_once_in_five_minutes_even_if_there_is_no_previous(
+    signing: SigningSecrets, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    for _ in range(100):
+        signing.candidates()
+        clock.seconds += 3
+    assert sorted(secrets_manager.reads) == ["AWSCURRENT", "AWSPREVIOUS"]
+    clock.seconds += 1
+    signing.candidates()
+    assert len(secrets_manager.reads) == 4
+
+
+@pytest.mark.parametrize("code", ["ResourceNotFoundException", "InvalidRequestException"])
+def test_the_previous_version_may_be_missing(
+    signing: SigningSecrets,
+    secrets_manager: SecretsManager,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+) -> None:
+    fail_previous(secrets_manager, monkeypatch, refusal(code))
+    assert signing.candidates() == (b"first",)
+
+
+def test_a_previous_version_that_cannot_be_read_is_no_missing_one(
+    signing: SigningSecrets, secrets_manager: SecretsManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_previous(secrets_manager, monkeypatch, refusal("AccessDeniedException"))
+    with pytest.raises(SecretUnavailable, match="AccessDeniedException"):
+        signing.candidates()
+
+
+def fail_previous(
+    secrets_manager: SecretsManager, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    read: Callable[..., dict[str, Any]] = secrets_manager.get_secret_value
+
+    def read_current(**request: str) -> dict[str, Any]:
+        if request.get("VersionStage") == "AWSPREVIOUS":
+            raise failure
+        return read(**request)
+
+    monkeypatch.setattr(secrets_manager, "get_secret_value", read_current)
+
+
+def test_a_refresh_finds_a_rotated_secret(
+    signing: SigningSecrets, secrets_manager: SecretsManager
+) -> None:
+    signing.candidates()
+    secrets_manager.put(signing_secret("second"))
+    assert signing.candidates() == (b"first",)
+    assert signing.refresh() == (b"second", b"first")
+    assert signing.candidates() == (b"second", b"first")
+
+
+def test_a_flood_of_bad_signatures_costs_one_refresh_a_minute(
+    signing: SigningSecrets, secrets_manager: SecretsManager, clock: Clock
+) -> None:
+    signing.candidates()
+    secrets_manager.reads.clear()
+    for _ in range(600):  # a minute of them
+        signing.refresh()
+        clock.seconds += 0.1
+    assert len(secrets_manager.reads) == 2  # current and previous
+    clock.seconds += 1
+    assert signing.refresh() is not None
+
+
+def test_a_refresh_too_early_says_so(signing: SigningSecrets, clock: Clock) -> None:
+    assert signing.refresh() == (b"first",)
+    clock.seconds += 59.9
+    assert signing.refresh() is None
+
+
+def test_a_refresh_that_fails_counts_against_the_minute(
+    signing: SigningSecrets, secrets_manager: SecretsManager
+) -> None:
+    secrets_manager.failure = refusal("InternalServiceError")
+    with pytest.raises(SecretUnavailable):
+        signing.refresh()
+    assert signing.refresh() is None
+
+
+def test_a_refresh_during_an_outage_gives_the_stale_copies(
+    signing: SigningSecrets, secrets_manager: SecretsManager
+) -> None:
+    signing.candidates()
+    secrets_manager.failure = refusal("InternalServiceError")
+    assert signing.refresh() == (b"first",)
+
+
+# ---------------------------------------------------------------------- storing the secret
+
+
+def store(secrets_manager: SecretsManager, secret: str) -> bool:
+    return credentials.store_signing_secret(cast("Any", secrets_manager), ARN, secret)
+
+
+def test_a_new_secret_is_stored_and_the_old_one_kept(secrets_manager: SecretsManager) -> None:
+    secrets_manager.put(signing_secret("first"))
+    assert store(secrets_manager, "second") is True
+    assert secrets_manager.versions == {
+        "AWSCURRENT": signing_secret("second"),
+        "AWSPREVIOUS": signing_secret("first"),
+    }
+
+
+def test_the_same_secret_is_not_stored_again(secrets_manager: SecretsManager) -> None:
+    secrets_manager.put('{ "webhook_secret": "first" }')
+    assert store(secrets_manager, "first") is False
+    assert list(secrets_manager.versions) == ["AWSCURRENT"]
+
+
+@pytest.mark.parametrize("stored", ["{}", "not JSON", signing_secret(""), b"binary"])
+def test_a_secret_that_cannot_be_used_is_replaced(
+    secrets_manager: SecretsManager, stored: str | bytes
+) -> None:
+    secrets_manager.put(stored)
+    assert store(secrets_manager, "first") is True
+    assert secrets_manager.versions["AWSCURRENT"] == signing_secret("first")
+
+
+def test_a_secret_is_stored_where_there_was_none(secrets_manager: SecretsManager) -> None:
+    assert store(secrets_manager, "first") is True
+
+
+def test_nothing_is_stored_when_the_stored_one_cannot_be_read(
+    secrets_manager: SecretsManager,
+) -> None:
+    secrets_manager.put(signing_secret("first"))
+    secrets_manager.failure = refusal("AccessDeniedException")
+    with pytest.raises(ClientError):
+        store(secrets_manager, "second")
+    assert secrets_manager.versions == {"AWSCURRENT": signing_secret("first")}
+
+
+@pytest.mark.parametrize("secret", ["", "with a space", "newline\n", "é"])
+def test_a_secret_that_could_verify_nothing_is_not_stored(
+    secrets_manager: SecretsManager, secret: str
+) -> None:
+    with pytest.raises(SecretUnavailable):
+        store(secrets_manager, secret)
+    assert secrets_manager.versions == {}

@@ -1,0 +1,79 @@
+"""The files of ``events/`` are what they say they are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stream_downloads import webhook
+from tests.events import EVENTS, EXAMPLE_SECRET, EXAMPLE_TIME, encoded, load_event, signed_event
+
+FUNCTIONS = [
+    "receive_webhook",
+    "poll_downloads",
+    "reconcile_library",
+    "manage_downloads",
+    "register_webhook",
+]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EVENTS.glob("*.json")))
+def test_every_file_is_a_json_object(name: str) -> None:
+    assert isinstance(load_event(name), dict)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_has_an_event(function: str) -> None:
+    assert list(EVENTS.glob(f"{function}*.json"))
+
+
+@pytest.mark.parametrize(
+    ("request_name", "body_name"),
+    [("receive_webhook", "video_ready"), ("receive_webhook_video_failed", "video_failed")],
+)
+def test_the_request_carries_the_body_beside_it(request_name: str, body_name: str) -> None:
+    event = load_event(request_name)
+    assert json.loads(event["body"]) == load_event(body_name)
+    assert event["headers"]["content-length"] == str(len(event["body"]))
+
+
+def test_the_example_has_every_field_of_cloudflares_guide() -> None:
+    assert list(load_event("video_ready")) == [
+        "uid",
+        "creator",
+        "thumbnail",
+        "thumbnailTimestampPct",
+        "readyToStream",
+        "status",
+        "meta",
+        "created",
+        "modified",
+        "size",
+        "preview",
+        "allowedOrigins",
+        "requireSignedURLs",
+        "uploaded",
+        "uploadExpiry",
+        "maxSizeBytes",
+        "maxDurationSeconds",
+        "duration",
+        "input",
+        "playback",
+        "watermark",
+    ]
+
+
+@pytest.mark.parametrize("is_base64", [False, True])
+def test_an_event_made_for_a_test_is_a_good_one(*, is_base64: bool) -> None:
+    body = load_event("video_ready")
+    event = signed_event(body, b"secret", 1_700_000_000, is_base64=is_base64)
+    delivery = webhook.unwrap(event)
+    assert delivery.body == encoded(body)
+    webhook.verify(delivery.body, delivery.signature, [b"secret"], 1_700_000_000)
+
+
+def test_the_example_is_what_signing_makes_of_it() -> None:
+    assert signed_event(load_event("video_ready"), EXAMPLE_SECRET, EXAMPLE_TIME) == load_event(
+        "receive_webhook"
+    )

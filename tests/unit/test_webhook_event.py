@@ -1,0 +1,347 @@
+"""What does it say? The catalogue of what can be read, what cannot, and why not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_downloads import webhook
+from stream_downloads.webhook import Unusable, UnusableReason, VideoEvent
+from tests.events import VIDEO_UID, encoded, load_event, video_event
+
+R = UnusableReason
+
+
+def parse(**fields: Any) -> VideoEvent:
+    """Read Cloudflare's example event with some fields changed."""
+    return webhook.parse(encoded(video_event(**fields)))
+
+
+def reason_for(body: bytes) -> UnusableReason:
+    with pytest.raises(Unusable) as refused:
+        webhook.parse(body)
+    return refused.value.reason
+
+
+def test_cloudflares_own_example_is_read() -> None:
+    assert parse() == VideoEvent(
+        uid=VIDEO_UID,
+        state="ready",
+        ready_to_stream=True,
+        creator=None,
+        name="small.mp4",
+        duration_seconds=5.5,
+        requires_signed_url=False,
+        live_input=None,
+        error_code=None,
+        error_message=None,
+    )
+
+
+def test_a_failed_video_is_read() -> None:
+    event = webhook.parse(encoded(load_event("video_failed")))
+    assert event.state == "error"
+    assert event.ready_to_stream is False
+    assert event.duration_seconds is None
+    assert event.error_code == "ERR_NON_VIDEO"
+    assert event.error_message == "The file was not recognized as a valid video file."
+
+
+@pytest.mark.parametrize("spelling", ["error", "err"])
+def test_both_spellings_of_the_reason_are_read(spelling: str) -> None:
+    status = {
+        "state": "error",
+        f"{spelling}ReasonCode": "ERR_MALFORMED_VIDEO",
+        f"{spelling}ReasonText": "It is corrupted.",
+    }
+    event = parse(status=status)
+    assert (event.error_code, event.error_message) == ("ERR_MALFORMED_VIDEO", "It is corrupted.")
+
+
+def test_an_empty_reason_in_one_spelling_gives_way_to_the_other() -> None:
+    status = {"state": "error", "errorReasonCode": "", "errReasonCode": "ERR_UNKNOWN"}
+    event = parse(status=status)
+    assert (event.error_code, event.error_message) == ("ERR_UNKNOWN", None)
+
+
+def test_a_ready_video_has_no_error_whatever_its_reason_says() -> None:
+    status = {"state": "ready", "errorReasonCode": "ERR_UNKNOWN", "errorReasonText": "no"}
+    event = parse(status=status)
+    assert (event.error_code, event.error_message) == (None, None)
+
+
+@pytest.mark.parametrize("percent", ["39.000000", "100", 39, None, "", "NaN", [], -1])
+def test_the_state_alone_decides_whatever_the_percentage(percent: object) -> None:
+    assert parse(status={"state": "ready", "pctComplete": percent}).state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("said", "ready_to_stream"), [(True, True), (False, False), (None, False), ("true", False)]
+)
+def test_ready_to_stream_is_put_on_the_event(said: object, *, ready_to_stream: bool) -> None:
+    event = parse(readyToStream=said)
+    assert (event.state, event.ready_to_stream) == ("ready", ready_to_stream)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert parse(clippedFrom=None, future={"a": [1, 2.5, {"b": "c"}]}) == parse()
+
+
+def test_the_live_input_of_a_recording_is_read() -> None:
+    live_input = "eb222fcca08eeb1ae84c981ebe8aeeb6"
+    assert parse(liveInput=live_input).live_input == live_input
+
+
+@pytest.mark.parametrize(("said", "meant"), [(True, True), (False, False), (None, None), (1, None)])
+def test_a_private_video_is_known_only_by_a_boolean(said: object, *, meant: bool | None) -> None:
+    assert parse(requireSignedURLs=said).requires_signed_url is meant
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (5.5, 5.5),
+        (7, 7.0),
+        (0.1234567, 0.123),
+        (1e-300, 0.0),
+        (-1, None),
+        (-0.0, None),
+        (0, None),
+        (True, None),
+        ("5.5", None),
+        (None, None),
+        ([], None),
+        (1e9, None),
+        (1e300, None),
+        (10**400, None),
+    ],
+)
+def test_a_duration_is_read_if_it_can_be_one(said: object, meant: float | None) -> None:
+    assert parse(duration=said).duration_seconds == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("alice", "alice"),
+        ("Ünïcode 🎬", "Ünïcode 🎬"),
+        ("x" * 5000, "x" * 1024),
+        ("", None),
+        (None, None),
+        (42, None),
+        (["a"], None),
+        ({"a": "b"}, None),
+    ],
+)
+def test_a_text_is_read_if_it_is_one(said: object, meant: str | None) -> None:
+    event = parse(creator=said, liveInput=said, meta={"name": said})
+    assert (event.creator, event.live_input, event.name) == (meant, meant, meant)
+
+
+def test_half_a_surrogate_cannot_be_stored_and_counts_as_not_said() -> None:
+    body = json.dumps(video_event(creator="\ud800", meta={"name": "a\udfffb"})).encode()
+    event = webhook.parse(body)
+    assert (event.creator, event.name) == (None, None)
+
+
+@pytest.mark.parametrize("meta", [None, [], "small.mp4", 1])
+def test_meta_of_another_type_has_no_name(meta: object) -> None:
+    assert parse(meta=meta).name is None
+
+
+def test_an_event_of_the_two_needed_fields_is_enough() -> None:
+    event = webhook.parse(encoded({"uid": VIDEO_UID, "status": {"state": "ready"}}))
+    assert (event.uid, event.state, event.ready_to_stream) == (VIDEO_UID, "ready", False)
+
+
+READY = encoded(load_event("video_ready"))
+NOT_READABLE: dict[str, tuple[bytes, UnusableReason]] = {
+    "empty": (b"", R.EMPTY),
+    "binary": (b"\x00\xff\xfe\x80", R.NOT_UTF8),
+    "gzip": (gzip.compress(READY), R.NOT_UTF8),
+    "latin-1": ('{"name":"é"}'.encode("latin-1"), R.NOT_UTF8),
+    "a surrogate in UTF-8": (b'{"name":"\xed\xa0\x80"}', R.NOT_UTF8),
+    "UTF-16 with a mark": (READY.decode().encode("utf-16"), R.NOT_UTF8),
+    "UTF-16 without a mark": (READY.decode().encode("utf-16-le"), R.NOT_JSON),
+    "a byte order mark": (b"\xef\xbb\xbf" + READY, R.NOT_JSON),
+    "white space": (b" \n", R.NOT_JSON),
+    "not JSON": (b"uid=6b9e68b07dfee8cc2d116e4c51d6a957", R.NOT_JSON),
+    "cut": (READY[:-1], R.NOT_JSON),
+    "trailing data": (READY + b"{}", R.NOT_JSON),
+    "a trailing comma": (b'{"uid":"x",}', R.NOT_JSON),
+    "single quotes": (b"{'uid':'x'}", R.NOT_JSON),
+    "a raw newline in a text": (b'{"uid":"x\n"}', R.NOT_JSON),
+    "a key twice": (READY[:-1] + b',"uid":"' + b"0" * 32 + b'"}', R.DUPLICATE_KEY),
+    "a key twice with one value": (READY[:-1] + b',"creator":null}', R.DUPLICATE_KEY),
+    "a key twice, escaped": (READY[:-1] + b',"u\\u0069d":"x"}', R.DUPLICATE_KEY),
+    "a key twice, deep within": (b'{"status":{"state":"ready","state":"x"}}', R.DUPLICATE_KEY),
+    "NaN": (READY[:-1] + b',"x":NaN}', R.NUMBER_OUT_OF_RANGE),
+    "Infinity": (READY[:-1] + b',"x":Infinity}', R.NUMBER_OUT_OF_RANGE),
+    "-Infinity": (READY[:-1] + b',"x":-Infinity}', R.NUMBER_OUT_OF_RANGE),
+    "1e999": (READY[:-1] + b',"x":1e999}', R.NUMBER_OUT_OF_RANGE),
+    "-1e999": (READY[:-1] + b',"x":-1e999}', R.NUMBER_OUT_OF_RANGE),
+    "an integer of 5,000 digits": (
+        READY[:-1] + b',"x":' + b"1" * 5000 + b"}",
+        R.NUMBER_OUT_OF_RANGE,
+    ),
+    "100,000 arrays deep": (b"[" * 100_000 + b"]" * 100_000, R.NESTED_TOO_DEEP),
+    "100,000 arrays never closed": (b"[" * 100_000, R.NESTED_TOO_DEEP),
+    "100,000 objects deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, R.NESTED_TOO_DEEP),
+    "an array": (b"[" + READY + b"]", R.NOT_AN_OBJECT),
+    "a string": (b'"ready"', R.NOT_AN_OBJECT),
+    "null": (b"null", R.NOT_AN_OBJECT),
+    "true": (b"true", R.NOT_AN_OBJECT),
+    "a number": (b"1", R.NOT_AN_OBJECT),
+    "an empty object": (b"{}", R.NO_UID),
+    "a live-input event": (encoded(load_event("live_input")), R.LIVE_INPUT),
+    "no state": (encoded({"uid": VIDEO_UID}), R.UNKNOWN_STATE),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), NOT_READABLE.values(), ids=NOT_READABLE.keys())
+def test_a_body_that_says_nothing_is_unusable(body: bytes, reason: UnusableReason) -> None:
+    assert reason_for(body) is reason
+
+
+@pytest.mark.parametrize("kind", ["connected", "disconnected", "errored"])
+def test_every_live_input_event_has_its_own_reason(kind: str) -> None:
+    event = load_event("live_input")
+    event["data"]["event_type"] = f"live_input.{kind}"
+    assert reason_for(encoded(event)) is R.LIVE_INPUT
+
+
+@pytest.mark.parametrize("data", [None, "live_input.connected", {"event_type": ["live_input."]}])
+def test_a_video_event_with_other_data_is_a_video_event(data: object) -> None:
+    assert parse(data=data) == parse()
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        None,
+        1,
+        1.5,
+        True,
+        [VIDEO_UID],
+        {"uid": VIDEO_UID},
+        "",
+        "../x",
+        "%2e",
+        f"../{VIDEO_UID[3:]}",
+        VIDEO_UID[:-1],
+        VIDEO_UID + "0",
+        VIDEO_UID + "\n",
+        " " + VIDEO_UID[1:],
+        VIDEO_UID.upper(),
+        "g" * 32,
+        "６" + VIDEO_UID[1:],  # noqa: RUF001
+        "６" * 32,  # noqa: RUF001
+    ],
+)
+def test_a_uid_that_is_none_is_unusable(uid: object) -> None:
+    assert reason_for(encoded(video_event(uid=uid))) is R.MALFORMED_UID
+
+
+def test_a_missing_uid_is_unusable() -> None:
+    event = video_event()
+    del event["uid"]
+    assert reason_for(encoded(event)) is R.NO_UID
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        None,
+        [],
+        "ready",
+        {},
+        {"state": None},
+        {"state": ""},
+        {"state": "READY"},
+        {"state": "ready "},
+        {"state": ["ready"]},
+        {"state": {"ready": True}},
+        {"state": True},
+        {"state": "inprogress"},
+        {"state": "queued"},
+        {"state": "downloading"},
+        {"state": "pendingupload"},
+        {"state": "live-inprogress"},
+    ],
+)
+def test_an_unknown_state_is_unusable(status: object) -> None:
+    assert reason_for(encoded(video_event(status=status))) is R.UNKNOWN_STATE
+
+
+def test_every_reason_is_distinct_and_tried_above() -> None:
+    assert {reason for _, reason in NOT_READABLE.values()} | {R.MALFORMED_UID} == set(R)
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from(["ready", "error", VIDEO_UID, "live_input.connected"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+NAMES = st.sampled_from([*load_event("video_ready"), "liveInput", "data"])
+EVENTS = st.builds(
+    lambda fields, state: video_event(**fields) | state,
+    st.dictionaries(NAMES, VALUES, max_size=4),
+    st.one_of(
+        st.just({}),
+        st.fixed_dictionaries({"status": st.dictionaries(st.just("state"), VALUES)}),
+    ),
+)
+
+
+def read(body: bytes) -> None:
+    try:
+        event = webhook.parse(body)
+    except Unusable:
+        return
+    texts = [event.creator, event.name, event.live_input, event.error_code, event.error_message]
+    assert all(text is None or 0 < len(text.encode()) <= 4 * 1024 for text in texts)
+    assert event.duration_seconds is None or 0 <= event.duration_seconds <= 366 * 24 * 3600
+    assert event.state in ("ready", "error")
+    assert len(event.uid) == 32
+
+
+@given(st.binary())
+def test_nothing_but_a_typed_refusal_comes_out_of_bytes(body: bytes) -> None:
+    read(body)
+
+
+@given(st.text())
+def test_nothing_but_a_typed_refusal_comes_out_of_text(text: str) -> None:
+    read(text.encode("utf-8", "surrogatepass"))
+
+
+@given(VALUES)
+def test_nothing_but_a_typed_refusal_comes_out_of_json(value: object) -> None:
+    read(json.dumps(value).encode())
+
+
+@given(EVENTS)
+def test_nothing_but_a_typed_refusal_comes_out_of_an_event_with_changed_fields(
+    event: dict[str, Any],
+) -> None:
+    read(json.dumps(event).encode())
+
+
+@given(st.data())
+def test_nothing_but_a_typed_refusal_comes_out_of_a_changed_body(data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(READY)))
+    end = data.draw(st.integers(start, min(start + 20, len(READY))))
+    read(READY[:start] + data.draw(st.binary(max_size=20)) + READY[end:])

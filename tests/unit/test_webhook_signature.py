@@ -1,0 +1,292 @@
+"""Is it from Cloudflare? The catalogue of what is, what is not, and why not."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_downloads import webhook
+from stream_downloads.webhook import NoSecret, Unauthentic, UnauthenticReason
+from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, load_event
+
+NOW = EXAMPLE_TIME
+BODY = b'{"uid":"6b9e68b07dfee8cc2d116e4c51d6a957"}'
+# Made by: (printf 1230811200.; cat body) | openssl dgst -sha256 -hmac example-signing-secret
+HEX = "4ba5cdef64ae9b342c03e80a48311bb4468ceff57873ea9fe3ed9fcee5e82696"
+HEADER = f"time={NOW},sig1={HEX}"
+WRONG = "0" * 64
+PREVIOUS = b"the-secret-before"
+
+
+def verify(
+    header: str | None = HEADER,
+    *,
+    body: bytes = BODY,
+    secrets: Sequence[bytes] = (EXAMPLE_SECRET,),
+    now: float = NOW,
+) -> None:
+    """Verify a good webhook, but for what the test changes."""
+    webhook.verify(body, header, secrets, now)
+
+
+def reason_for(
+    header: str | None = HEADER,
+    *,
+    body: bytes = BODY,
+    secrets: Sequence[bytes] = (EXAMPLE_SECRET,),
+    now: float = NOW,
+) -> UnauthenticReason:
+    with pytest.raises(Unauthentic) as refused:
+        verify(header, body=body, secrets=secrets, now=now)
+    return refused.value.reason
+
+
+# Each made by: (printf 1230811200.; cat body) | openssl dgst -sha256 -hmac <secret>
+KNOWN_ANSWERS = [
+    (BODY, EXAMPLE_SECRET, HEX),
+    (b"", EXAMPLE_SECRET, "b8b4e3f8e037ebd1948920e6df68310d2fef691cebc5b6a0f0bdcc210cf69f0a"),
+    (
+        b'{"name":"caf\xc3\xa9 \xf0\x9f\x8e\xac"}',
+        # A secret in hex, as Cloudflare makes them: its characters are the key.
+        b"85011ed3a913c6ad5f9cf6c5573cc0a7",
+        "80783f5d0f7a20c49559a996f9cdca9853f146139efd614572fddc6c1c39c034",
+    ),
+    (
+        b"\x00\xff\r\n",
+        EXAMPLE_SECRET,
+        "ed9a128ed887ca774f8e44103e8b80e20bb024bd2f5ebe27c767f28dbb34a627",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "secret", "digest"), KNOWN_ANSWERS)
+def test_a_signature_made_by_openssl_is_verified(body: bytes, secret: bytes, digest: str) -> None:
+    verify(f"time={NOW},sig1={digest}", body=body, secrets=[secret])
+
+
+@pytest.mark.parametrize(("body", "secret", "digest"), KNOWN_ANSWERS)
+def test_signing_makes_what_openssl_makes(body: bytes, secret: bytes, digest: str) -> None:
+    assert webhook.sign(body, secret, NOW) == f"time={NOW},sig1={digest}"
+
+
+@pytest.mark.parametrize("name", ["receive_webhook", "receive_webhook_video_failed"])
+def test_the_signatures_in_the_example_events_are_verified(name: str) -> None:
+    delivery = webhook.unwrap(load_event(name))
+    verify(delivery.signature, body=delivery.body)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"sig1={HEX},time={NOW}",
+        f"time={NOW} , sig1={HEX}",
+        f"  time={NOW},sig1={HEX}  ",
+        f"time={NOW},sig1={HEX.upper()}",
+        f"time={NOW},sig1={HEX},sig2={HEX}",
+        f"v=2,time={NOW},sig1={HEX},later=a=b==,empty=",
+        f"time={NOW},sig1={WRONG},sig1={HEX}",
+        f"time={NOW},sig1={HEX},sig1={WRONG},sig1={WRONG},sig1={WRONG},sig1={WRONG}",
+    ],
+    ids=[
+        "reordered",
+        "spaces around the comma",
+        "spaces around it all",
+        "upper-case hex",
+        "another kind of signature beside it",
+        "unknown keys",
+        "several signatures",
+        "five signatures",
+    ],
+)
+def test_an_unusual_but_right_header_is_accepted(header: str) -> None:
+    verify(header)
+
+
+@pytest.mark.parametrize("offset", [-300, -299, 0, 299.5, 300])
+def test_a_signature_within_300_seconds_is_accepted(offset: float) -> None:
+    verify(now=NOW + offset)
+
+
+@pytest.mark.parametrize("secrets", [(b"new", EXAMPLE_SECRET), (EXAMPLE_SECRET, PREVIOUS)])
+def test_a_signature_is_good_under_each_of_the_secrets(secrets: Sequence[bytes]) -> None:
+    verify(secrets=secrets)
+
+
+@pytest.mark.parametrize("secrets", [(b"", EXAMPLE_SECRET), (EXAMPLE_SECRET, b"")])
+def test_an_empty_secret_beside_a_good_one_is_passed_over(secrets: Sequence[bytes]) -> None:
+    verify(secrets=secrets)
+
+
+R = UnauthenticReason
+NOT_AUTHENTIC: dict[str, tuple[str | None, UnauthenticReason]] = {
+    "no header": (None, R.NO_HEADER),
+    "empty": ("", R.EMPTY_HEADER),
+    "only spaces": ("   ", R.MALFORMED_HEADER),
+    "no equals sign": ("time", R.MALFORMED_HEADER),
+    "no key": (f"={NOW},sig1={HEX}", R.MALFORMED_HEADER),
+    "a comma too many": (f"{HEADER},", R.MALFORMED_HEADER),
+    "no time": (f"sig1={HEX}", R.NO_TIME),
+    "no sig1": (f"time={NOW}", R.NO_SIGNATURE),
+    "empty time": (f"time=,sig1={HEX}", R.MALFORMED_TIME),
+    "empty sig1": (f"time={NOW},sig1=", R.MALFORMED_SIGNATURE),
+    "sig1=a=b": (f"time={NOW},sig1=a=b", R.MALFORMED_SIGNATURE),
+    "sig1=hex=": (f"time={NOW},sig1={HEX}=", R.MALFORMED_SIGNATURE),
+    "two times": (f"time={NOW},time={NOW},sig1={HEX}", R.REPEATED_TIME),
+    "two times that differ": (f"time={NOW},sig1={HEX},time=1", R.REPEATED_TIME),
+    "only sig2": (f"time={NOW},sig2={HEX}", R.NO_SIGNATURE),
+    "keys in upper case": (f"TIME={NOW},SIG1={HEX}", R.NO_TIME),
+    "sig1 in upper case": (f"time={NOW},SIG1={HEX}", R.NO_SIGNATURE),
+    "a space before the equals sign": (f"time ={NOW},sig1={HEX}", R.NO_TIME),
+    "a space after the equals sign": (f"time= {NOW},sig1={HEX}", R.MALFORMED_TIME),
+    "63 characters": (f"time={NOW},sig1={HEX[:-1]}", R.MALFORMED_SIGNATURE),
+    "65 characters": (f"time={NOW},sig1={HEX}0", R.MALFORMED_SIGNATURE),
+    "128 characters": (f"time={NOW},sig1={HEX}{HEX}", R.MALFORMED_SIGNATURE),
+    "not hex": (f"time={NOW},sig1={'g' * 64}", R.MALFORMED_SIGNATURE),
+    "hex with a prefix": (f"time={NOW},sig1=0x{HEX[2:]}", R.MALFORMED_SIGNATURE),
+    "not ASCII": (f"time={NOW},sig1=é{HEX[1:]}", R.UNPRINTABLE_HEADER),
+    "full-width digits": (f"time={NOW},sig1={'０' * 64}", R.UNPRINTABLE_HEADER),  # noqa: RUF001
+    "half a surrogate": (f"{HEADER},x=\ud800", R.UNPRINTABLE_HEADER),
+    "a trailing newline": (f"{HEADER}\n", R.UNPRINTABLE_HEADER),
+    "a newline after the time": (f"sig1={HEX},time={NOW}\n", R.UNPRINTABLE_HEADER),
+    "a tab": (f"time={NOW},\tsig1={HEX}", R.UNPRINTABLE_HEADER),
+    "a NUL": (f"{HEADER}\x00", R.UNPRINTABLE_HEADER),
+    "over 1 KiB": (f"{HEADER},x={'a' * 1024}", R.HEADER_TOO_LONG),
+    "six sig1, one right": (HEADER + f",sig1={WRONG}" * 5, R.TOO_MANY_SIGNATURES),
+    "one sig1 right, one malformed": (f"{HEADER},sig1=a", R.MALFORMED_SIGNATURE),
+    "a negative time": (f"time=-{NOW},sig1={HEX}", R.MALFORMED_TIME),
+    "a time with a plus": (f"time=+{NOW},sig1={HEX}", R.MALFORMED_TIME),
+    "a float": (f"time={NOW}.0,sig1={HEX}", R.MALFORMED_TIME),
+    "1e9": (f"time=1e9,sig1={HEX}", R.MALFORMED_TIME),
+    "NaN": (f"time=NaN,sig1={HEX}", R.MALFORMED_TIME),
+    "Infinity": (f"time=Infinity,sig1={HEX}", R.MALFORMED_TIME),
+    "an underscore": (f"time=1_230_811_200,sig1={HEX}", R.MALFORMED_TIME),
+    "hexadecimal": (f"time={NOW:#x},sig1={HEX}", R.MALFORMED_TIME),
+    "Arabic digits": (f"time=١٢٣٠٨١١٢٠٠,sig1={HEX}", R.UNPRINTABLE_HEADER),
+    "milliseconds": (f"time={NOW}000,sig1={HEX}", R.MALFORMED_TIME),
+    "500 digits": (f"time={'1' * 500},sig1={HEX}", R.MALFORMED_TIME),
+    "5,000 digits": (f"time={'1' * 5000},sig1={HEX}", R.HEADER_TOO_LONG),
+    "a leading zero": (f"time=0{NOW},sig1={HEX}", R.MISMATCH),
+    "another time": (f"time={NOW + 1},sig1={HEX}", R.MISMATCH),
+    "a wrong signature": (f"time={NOW},sig1={WRONG}", R.MISMATCH),
+    "a wrong signature, long ago": (f"time=1,sig1={WRONG}", R.MISMATCH),
+}
+
+
+@pytest.mark.parametrize(("header", "reason"), NOT_AUTHENTIC.values(), ids=NOT_AUTHENTIC.keys())
+def test_a_header_that_proves_nothing_is_refused(
+    header: str | None, reason: UnauthenticReason
+) -> None:
+    assert reason_for(header) is reason
+
+
+def test_a_header_of_exactly_1_kib_is_read() -> None:
+    verify(f"{HEADER},x=".ljust(1024, "a"))
+
+
+def test_a_header_one_character_longer_is_not() -> None:
+    assert reason_for(f"{HEADER},x=".ljust(1025, "a")) is R.HEADER_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODY + b"\n",
+        b" " + BODY,
+        BODY[:-1],
+        b"",
+        BODY.replace(b"6b", b"6c"),
+        json.dumps(json.loads(BODY)).encode(),
+        b"\xef\xbb\xbf" + BODY,
+    ],
+    ids=["newline", "space", "cut", "empty", "one byte", "re-serialised", "byte order mark"],
+)
+def test_a_changed_body_is_refused(body: bytes) -> None:
+    assert reason_for(body=body) is R.MISMATCH
+
+
+@pytest.mark.parametrize("secret", [b"another", EXAMPLE_SECRET + b"\n", EXAMPLE_SECRET.upper()])
+def test_another_secret_is_refused(secret: bytes) -> None:
+    assert reason_for(secrets=[secret]) is R.MISMATCH
+
+
+@pytest.mark.parametrize("offset", [300.001, 301, 86400])
+def test_a_stale_signature_is_refused_and_known_to_be_right(offset: float) -> None:
+    assert reason_for(now=NOW + offset) is R.TOO_OLD
+
+
+@pytest.mark.parametrize("offset", [300.001, 301, 86400])
+def test_a_signature_from_the_future_is_refused_and_known_to_be_right(offset: float) -> None:
+    assert reason_for(now=NOW - offset) is R.TOO_NEW
+
+
+def test_a_stale_signature_under_the_previous_secret_is_known_to_be_right() -> None:
+    assert reason_for(secrets=[b"new", EXAMPLE_SECRET], now=NOW + 301) is R.TOO_OLD
+
+
+@pytest.mark.parametrize("secrets", [(), (b"",), (b"", b"")])
+@pytest.mark.parametrize("header", [HEADER, None, "", f"time={NOW},sig1={WRONG}"])
+def test_without_a_secret_it_is_our_own_fault(secrets: Sequence[bytes], header: str | None) -> None:
+    with pytest.raises(NoSecret):
+        verify(header, secrets=secrets)
+
+
+def test_a_signature_made_with_an_empty_secret_is_never_good() -> None:
+    forged = hmac.new(b"", f"{NOW}.".encode() + BODY, "sha256").hexdigest()
+    with pytest.raises(NoSecret):
+        verify(f"time={NOW},sig1={forged}", secrets=[b""])
+    assert reason_for(f"time={NOW},sig1={forged}", secrets=[b"", b"new"]) is R.MISMATCH
+
+
+def test_an_empty_secret_signs_nothing() -> None:
+    with pytest.raises(NoSecret):
+        webhook.sign(BODY, b"", NOW)
+
+
+def test_the_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare_digest(ours: bytes, theirs: bytes) -> bool:
+        compared.append((ours, theirs))
+        return False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
+    header = f"time={NOW},sig1={HEX},sig1={WRONG}"
+    assert reason_for(header, secrets=[EXAMPLE_SECRET, PREVIOUS]) is R.MISMATCH
+    assert len(compared) == 4  # each signature under each secret, though the first was right
+    assert all(len(ours) == len(theirs) == 32 for ours, theirs in compared)
+
+
+def test_every_reason_is_distinct_and_tried_above() -> None:
+    tried = {reason for _, reason in NOT_AUTHENTIC.values()}
+    assert tried | {R.TOO_OLD, R.TOO_NEW} == set(R)
+
+
+# Pieces of real headers put together at random reach deeper than random text alone.
+PIECES = st.sampled_from(
+    ["time", "sig1", "sig2", "=", ",", " ", str(NOW), HEX, WRONG, "", "\n", "-1", "é", "TIME"]
+)
+HEADERS = st.one_of(
+    st.none(),
+    st.text(),
+    st.lists(PIECES).map("".join),
+    st.binary().map(lambda raw: raw.decode("latin-1")),
+)
+
+
+@given(header=HEADERS, body=st.binary(), now=st.floats(allow_nan=False))
+def test_nothing_but_a_typed_refusal_comes_out(header: str | None, body: bytes, now: float) -> None:
+    try:
+        verify(header, body=body, now=now)
+    except Unauthentic:
+        return
+    assert body == BODY
+
+
+@given(body=st.binary(), secret=st.binary(min_size=1), now=st.integers(0, 10**11))
+def test_whatever_is_signed_is_verified(body: bytes, secret: bytes, now: int) -> None:
+    webhook.verify(body, webhook.sign(body, secret, now), [b"another", secret], now)
