@@ -1,0 +1,115 @@
+"""Walks the library, and finds the ready videos that no webhook told of.
+
+Cloudflare lists at most a thousand videos at a time, by the time they were created, without a
+cursor; whether the bounds are inclusive is disputed. So each page starts a second before the last
+video of the page before, and what was seen already is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from stream_downloads import intents
+from stream_downloads.advance import facts_of
+from stream_downloads.download import Download, DownloadType, Lane
+
+if TYPE_CHECKING:
+    from stream_downloads.cloudflare import Video
+    from stream_downloads.table import Downloads
+
+PAGE: Final = 1000
+OVERLAP_SECONDS: Final = 1.0
+KEYS_AT_ONCE: Final = 100
+
+
+class TooManyAtOnce(Exception):
+    """More videos were created within a second than Cloudflare lists at a time."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """A way through the library, the oldest video first.
+
+    Attributes:
+        start: where the next page starts, seconds since the epoch: all videos created before it
+            have been seen.
+        seen: the videos seen that the next page may repeat.
+        done: whether the end of the library was reached.
+    """
+
+    start: float
+    seen: set[str] = field(default_factory=set)
+    done: bool = False
+
+    def take(self, page: Sequence[Video]) -> list[Video]:
+        """Go past a page; the videos of it that were not seen before.
+
+        Raises:
+            TooManyAtOnce: a full page holds nothing new, so that what lies behind it cannot be
+                reached.
+        """
+        new = [video for video in page if video.uid not in self.seen]
+        if len(page) < PAGE:
+            self.done = True
+        elif not new:
+            raise TooManyAtOnce(
+                f"Over {PAGE} videos were created within a second of {page[-1].created}, and"
+                " Cloudflare lists no more at a time: request the downloads of these one by one."
+            )
+        if page:
+            self.start = max(self.start, _created(page[-1]) - OVERLAP_SECONDS)
+        self.seen = {video.uid for video in page if _created(video) >= self.start}
+        return new
+
+
+def record_page(
+    downloads: Downloads,
+    videos: Sequence[Video],
+    download_types: Sequence[DownloadType],
+    lane: Lane,
+    now: float,
+    in_parallel: Callable[..., Iterator[list[Download]]],
+) -> int:
+    """Make sure that each wanted download of these ready videos has a row.
+
+    Rows that are there cost a read, not a write.
+
+    Args:
+        downloads: the table.
+        videos: of one page.
+        download_types: which downloads each has to have.
+        lane: where new rows wait.
+        now: seconds since the epoch.
+        in_parallel: ``map`` over a pool of threads, or the plain one.
+
+    Returns:
+        How many videos lacked a row, or had one that a ready video opens again.
+
+    Raises:
+        botocore.exceptions.ClientError, BotoCoreError: not everything could be written; to walk
+            over the page again does no harm.
+    """
+    keys = iter([(video.uid, kind) for video in videos for kind in download_types])
+    settled: set[tuple[str, DownloadType]] = set()
+    while some := list(islice(keys, KEYS_AT_ONCE)):
+        settled |= downloads.settled(some)
+
+    def open_rows(video: Video) -> list[Download]:
+        missing = [kind for kind in download_types if (video.uid, kind) not in settled]
+        facts = facts_of(video)
+        return intents.video_is_ready(downloads, video.uid, missing, facts, now, lane=lane)
+
+    lacking = [
+        video
+        for video in videos
+        if any((video.uid, kind) not in settled for kind in download_types)
+    ]
+    return sum(1 for opened in in_parallel(open_rows, lacking) if opened)
+
+
+def _created(video: Video) -> float:
+    return datetime.fromisoformat(video.created).timestamp()

@@ -1,0 +1,219 @@
+"""What a person asks for by hand: request, delete, retry, status, link."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from functions.manage_downloads import app
+from stream_downloads import download, payload
+from stream_downloads.ask import NotNow
+from stream_downloads.download import DownloadType, Status
+from stream_downloads.payload import BadRequest
+from tests.simulator import Fault
+from tests.world import World
+
+AUDIO = DownloadType.AUDIO
+DEFAULT = DownloadType.DEFAULT
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def manage(world: World, remaining: float = 30.0, **command: Any) -> dict[str, Any]:
+    return app.manage(world.service, payload.command(command), lambda: remaining)
+
+
+def follow(world: World, minutes: int = 3) -> None:
+    """Let that many minutes pass, with a poll each."""
+    for _ in range(minutes):
+        before = world.clock()
+        world.poll(50)
+        world.clock.now = max(world.clock(), before + 60)
+
+
+def ready_video(world: World, **details: Any) -> str:
+    """A video whose MP4 is ready."""
+    uid = world.simulator.upload(**details)
+    world.deliver_webhooks()
+    follow(world)
+    assert status_of(world, uid) is Status.READY
+    return uid
+
+
+def status_of(world: World, uid: str, kind: DownloadType = DEFAULT) -> Status | None:
+    row = world.downloads.rows.get((uid, kind))
+    return row.status if row else None
+
+
+def test_a_request_makes_a_row_and_the_poller_does_the_rest(world: World) -> None:
+    uid = ready_video(world, creator="someone")
+    answer = manage(world, action="request", video_uid=uid, download_types=["audio"])
+    (row,) = answer["downloads"]
+    assert (row["download_type"], row["status"], row["creator"]) == (
+        "audio",
+        "requested",
+        "someone",
+    )
+    assert not any(name.startswith("_") for name in row)
+    follow(world)
+    assert status_of(world, uid, AUDIO) is Status.READY
+
+
+def test_a_request_defaults_to_the_types_of_the_stack(world: World) -> None:
+    uid = world.simulator.upload(webhook_delays=())
+    manage(world, action="request", video_uid=uid)
+    assert set(world.downloads.rows) == {(uid, DEFAULT)}
+
+
+def test_a_request_of_what_is_ready_changes_nothing(world: World) -> None:
+    uid = ready_video(world)
+    before = dict(world.downloads.rows)
+    manage(world, action="request", video_uid=uid)
+    assert world.downloads.rows == before
+
+
+def test_a_delete_takes_the_url_at_once_and_leaves_a_tombstone(world: World) -> None:
+    uid = ready_video(world)
+    (row,) = manage(world, action="delete", video_uid=uid)["downloads"]
+    assert row["status"] == "deleting"
+    assert "url" not in row
+    follow(world, 1)
+    assert status_of(world, uid) is Status.DELETED
+    assert world.simulator.videos[uid].downloads == {}
+
+
+def test_only_a_request_revives_a_tombstone(world: World) -> None:
+    uid = ready_video(world)
+    manage(world, action="delete", video_uid=uid)
+    follow(world, 1)
+    world.simulator.repeat_webhook(uid)
+    world.deliver_webhooks()
+    manage(world, action="retry", video_uid=uid)
+    assert status_of(world, uid) is Status.DELETED
+    manage(world, action="request", video_uid=uid)
+    follow(world)
+    assert status_of(world, uid) is Status.READY
+
+
+def test_types_are_deleted_one_by_one(world: World) -> None:
+    uid = ready_video(world)
+    manage(world, action="request", video_uid=uid, download_types=["audio"])
+    follow(world)
+    manage(world, action="delete", video_uid=uid, download_types=["audio"])
+    follow(world, 1)
+    assert (status_of(world, uid), status_of(world, uid, AUDIO)) == (Status.READY, Status.DELETED)
+    assert set(world.simulator.videos[uid].downloads) == {"default"}
+
+
+def test_a_request_during_a_delete_waits_for_it_and_wins(world: World) -> None:
+    uid = ready_video(world)
+    manage(world, action="delete", video_uid=uid)
+    manage(world, action="request", video_uid=uid)
+    follow(world)
+    assert status_of(world, uid) is Status.READY
+    names = [call.name for call in world.simulator.calls]
+    assert names.index("delete downloads") < len(names) - names[::-1].index("create download") - 1
+
+
+def test_a_retry_opens_what_ended_in_error_and_nothing_else(world: World) -> None:
+    failed = world.simulator.upload(failing_creates={"default": 4})
+    fine = ready_video(world)
+    world.deliver_webhooks()
+    follow(world, 40)
+    assert status_of(world, failed) is Status.ERROR
+    assert manage(world, action="retry") == {"retried": 1, "ended": "done"}
+    follow(world, 5)
+    assert (status_of(world, failed), status_of(world, fine)) == (Status.READY, Status.READY)
+
+
+def test_a_retry_of_everything_stops_in_time_and_says_so(world: World) -> None:
+    row = download.request("a" * 32, DEFAULT, world.clock())
+    world.downloads.add(download.fail(row, "code", "message", world.clock()))
+    answer = manage(world, remaining=1.0, action="retry")
+    assert answer["retried"] == 0
+    assert "send the same again" in answer["ended"]
+
+
+@pytest.mark.parametrize("action", ["delete", "retry", "status"])
+def test_an_unknown_video_is_an_error_that_changes_nothing(world: World, action: str) -> None:
+    with pytest.raises(BadRequest, match="no such download"):
+        manage(world, action=action, video_uid="a" * 32)
+    assert world.downloads.rows == {}
+
+
+def test_the_status_of_the_stack_sums_up(world: World) -> None:
+    ready_video(world)
+    waiting = world.simulator.upload(generation_seconds=1000)
+    world.deliver_webhooks()
+    answer = manage(world, action="status")
+    assert answer["rows"] == {
+        "requested": 0,
+        "inprogress": 1,
+        "ready": 1,
+        "error": 0,
+        "deleting": 0,
+        "deleted": 0,
+    }
+    assert answer["oldest_due"] is None
+    assert (answer["requests_in_five_minutes"], answer["request_limit"]) == (3, 600)
+    assert answer["blocked_until"] is None
+    world.clock.now += 3600
+    assert manage(world, action="status")["oldest_due"] < manage(
+        world, action="status", video_uid=waiting
+    )["downloads"][0]["requested_at"].replace("08:", "09:")
+
+
+def test_the_status_says_until_when_the_gate_is_closed(world: World) -> None:
+    world.service.budget.close(100.0)
+    blocked_until = manage(world, action="status")["blocked_until"]
+    assert blocked_until == "2027-01-15T08:01:42.000Z"
+
+
+def test_the_link_of_a_public_video_is_the_plain_url(world: World) -> None:
+    uid = ready_video(world)
+    row = world.downloads.rows[uid, DEFAULT]
+    assert manage(world, action="link", video_uid=uid) == {"url": row.url, "expires_at": None}
+
+
+def test_the_link_of_a_private_video_works_until_it_expires(world: World) -> None:
+    uid = ready_video(world, private=True)
+    row = world.downloads.rows[uid, DEFAULT]
+    assert row.url is not None
+    assert world.simulator.fetch(row.url) == 401
+    answer = manage(world, action="link", video_uid=uid, expires_in=600, filename="my_clip-1")
+    url, _, query = answer["url"].partition("?")
+    assert query == "filename=my_clip-1"
+    assert uid not in url
+    assert world.simulator.fetch(url) == 200
+    world.clock.now += 601
+    assert world.simulator.fetch(url) == 401
+
+
+def test_a_video_not_known_to_be_public_is_looked_up_before_it_is_linked(world: World) -> None:
+    uid = world.simulator.upload(private=True, webhook_delays=())
+    manage(world, action="request", video_uid=uid)
+    follow(world)
+    url = manage(world, action="link", video_uid=uid)["url"]
+    assert world.simulator.fetch(url) == 200
+
+
+def test_only_a_ready_download_has_a_link(world: World) -> None:
+    uid = world.simulator.upload(generation_seconds=1000)
+    world.deliver_webhooks()
+    with pytest.raises(BadRequest, match="status of this one is inprogress"):
+        manage(world, action="link", video_uid=uid)
+
+
+def test_a_link_keeps_to_the_budget(world: World) -> None:
+    uid = ready_video(world, private=True)
+    world.simulator.faults.script(Fault.THROTTLED, calls=["create token"])
+    with pytest.raises(Exception, match="429"):
+        manage(world, action="link", video_uid=uid)
+    sent = len(world.simulator.calls)
+    with pytest.raises(NotNow, match="try again after"):
+        manage(world, action="link", video_uid=uid)
+    assert len(world.simulator.calls) == sent

@@ -1,0 +1,184 @@
+"""What no webhook told of is found: the last hours, and the whole library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from functions.reconcile_library import app
+from stream_downloads import download
+from stream_downloads.budget import Lease
+from stream_downloads.download import DownloadType, Lane, Status
+from stream_downloads.reconcile import PAGE, TooManyAtOnce
+from tests.simulator import Fault
+from tests.world import World
+
+HOUR = 3600.0
+BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(limit=1000)
+
+
+def reconcile(
+    world: World, since: float | None = None, *, seconds: Iterator[float] | None = None
+) -> dict[str, Any]:
+    """One run that looks back 48 hours; ``seconds`` gives what is left each time it is asked."""
+    remaining = (lambda: next(seconds)) if seconds else (lambda: 600.0)
+    return app.Run(world.service, remaining, map).reconcile(48 * HOUR, since)
+
+
+def upload(world: World, count: int, *, apart: float, **details: Any) -> list[str]:
+    uids = []
+    for _ in range(count):
+        uids.append(world.simulator.upload(webhook_delays=(), **details))
+        world.clock.now += apart
+    return uids
+
+
+def videos_with_rows(world: World) -> set[str]:
+    return {uid for uid, _ in world.downloads.rows}
+
+
+def test_a_video_whose_webhook_never_came_is_found(world: World) -> None:
+    (uid,) = upload(world, 1, apart=60, creator="someone", private=True)
+    answer = reconcile(world)
+    assert answer["videos_requested"] == 1
+    row = world.downloads.rows[uid, DownloadType.DEFAULT]
+    assert (row.status, row.lane, row.creator, row.requires_signed_url) == (
+        Status.REQUESTED,
+        Lane.LIVE,
+        "someone",
+        True,
+    )
+
+
+def test_rows_that_exist_are_read_and_not_written(world: World) -> None:
+    upload(world, 5, apart=60)
+    reconcile(world)
+    before = dict(world.downloads.rows)
+    assert reconcile(world)["videos_requested"] == 0
+    assert world.downloads.rows == before
+
+
+def test_only_the_type_that_lacks_a_row_is_requested() -> None:
+    world = World(download_types=BOTH)
+    (uid,) = upload(world, 1, apart=60)
+    world.downloads.add(download.request(uid, DownloadType.DEFAULT, world.clock()))
+    before = world.downloads.rows[uid, DownloadType.DEFAULT]
+    assert reconcile(world)["videos_requested"] == 1
+    assert world.downloads.rows[uid, DownloadType.DEFAULT] == before
+    assert (uid, DownloadType.AUDIO) in world.downloads.rows
+
+
+def test_a_tombstone_is_not_revived(world: World) -> None:
+    (uid,) = upload(world, 1, apart=60)
+    row = download.request(uid, DownloadType.DEFAULT, world.clock())
+    gone = download.deleted(download.delete(row, world.clock()), world.clock())
+    world.downloads.add(gone)
+    assert reconcile(world)["videos_requested"] == 0
+    assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.DELETED
+
+
+def test_a_row_that_ended_because_its_video_had_failed_is_opened_again(world: World) -> None:
+    (uid,) = upload(world, 1, apart=60)
+    row = download.request(uid, DownloadType.DEFAULT, world.clock())
+    world.downloads.add(download.fail_video(row, "ERR", "message", world.clock()))
+    assert reconcile(world)["videos_requested"] == 1
+    assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.REQUESTED
+
+
+def test_a_video_that_is_not_ready_is_left_alone(world: World) -> None:
+    upload(world, 1, apart=60, encode_seconds=3600)
+    upload(world, 1, apart=60, error_code="ERR_NON_VIDEO")
+    assert reconcile(world)["videos_requested"] == 0
+
+
+def test_the_hourly_run_looks_back_no_further_than_it_should(world: World) -> None:
+    upload(world, 1, apart=72 * HOUR)
+    recent = upload(world, 1, apart=60)
+    reconcile(world)
+    assert videos_with_rows(world) == set(recent)
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_a_backfill_loses_nothing_across_the_borders_of_pages(inclusive: bool) -> None:
+    world = World(limit=1000)
+    world.simulator.settings.inclusive_bounds = inclusive
+    start = world.clock()
+    uids = upload(world, PAGE - 1, apart=1.5)
+    uids += upload(world, 300, apart=0.0)  # one instant, across the border of the page
+    world.clock.now += 1.0
+    uids += upload(world, 2 * PAGE, apart=0.01)
+    world.clock.now += 72 * HOUR
+    assert reconcile(world, start)["backfill"] is None
+    assert videos_with_rows(world) == set(uids)
+    assert {row.lane for row in world.downloads.rows.values()} == {Lane.BACKFILL}
+
+
+def test_a_page_that_is_all_one_instant_fails_loudly(world: World) -> None:
+    start = world.clock()
+    upload(world, PAGE + 1, apart=0.0)
+    world.clock.now += 72 * HOUR
+    with pytest.raises(TooManyAtOnce, match="within a second"):
+        reconcile(world, start)
+
+
+def test_a_backfill_goes_on_where_the_run_before_had_to_stop(world: World) -> None:
+    start = world.clock()
+    uids = upload(world, 3 * PAGE, apart=1.0)
+    world.clock.now += 72 * HOUR
+    first = reconcile(world, start, seconds=iter([600.0, 600.0, 10.0]))
+    assert first["backfill"]["since"] < first["backfill"]["reached"]
+    assert "next run goes on" in first["ended"]
+    assert len(videos_with_rows(world)) == PAGE
+    while reconcile(world)["backfill"]:
+        pass
+    assert videos_with_rows(world) == set(uids)
+    listed = world.simulator.counts()["list videos"]
+    assert listed <= 3 + 3 + 1 + 2  # each page once, the last hours with every run
+
+
+def test_without_allowance_the_backfill_waits_for_the_next_run(world: World) -> None:
+    start = world.clock()
+    upload(world, 10, apart=1.0)
+    world.clock.now += 72 * HOUR
+    world.simulator.faults.script(Fault.THROTTLED, calls=["list videos"])
+    answer = reconcile(world, start)
+    assert answer["backfill"] is not None
+    again = reconcile(world)
+    assert "rate limit was reached" in again["ended"]
+    world.clock.now += 20 * 60
+    assert reconcile(world)["ended"] == "done"
+    assert len(videos_with_rows(world)) == 10
+
+
+def test_two_runs_at_once_do_the_work_once(world: World) -> None:
+    upload(world, 3, apart=60)
+    other = Lease(world.control, "reconcile-lease", "another", 120.0)
+    assert other.hold()
+    assert "another run is at work" in reconcile(world)["ended"]
+    assert world.simulator.counts()["list videos"] == 0
+    other.release()
+    assert reconcile(world)["videos_requested"] == 3
+
+
+def test_a_backfill_does_not_delay_todays_videos(world: World) -> None:
+    start = world.clock()
+    upload(world, 2000, apart=1.0, generation_seconds=5)
+    world.clock.now += 72 * HOUR
+    reconcile(world, start)
+    world.poll(50)
+    world.simulator.upload(generation_seconds=5)
+    assert world.deliver_webhooks() == [200]
+    for _ in range(3):
+        before = world.clock()
+        world.poll(50)
+        world.clock.now = before + 60
+    live = [row for row in world.downloads.rows.values() if row.lane is Lane.LIVE]
+    assert [row.status for row in live] == [Status.READY]
+    assert world.simulator.most_requests_in() <= 1000

@@ -1,0 +1,343 @@
+"""RegisterWebhook against the simulator, with the template's tables and secrets by moto."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from functions.register_webhook import app
+from stream_downloads.ask import NotNow
+from stream_downloads.cloudflare import NotReached, Refused, StreamClient
+from stream_downloads.control import ControlTable
+from stream_downloads.credentials import SecretUnavailable
+from stream_downloads.payload import BadRequest
+from stream_downloads.service import Service
+from tests.events import LambdaContext, load_event
+from tests.simulator import BASE_URL, Fault, InProcessPool, Settings, StreamSimulator
+from tests.template import REFERENCES, environment
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+OURS = REFERENCES["ReceiveWebhookFunctionUrl.FunctionUrl"]
+FOREIGN = "https://other.example.com/hook"
+SECRET_ARN = REFERENCES["WebhookSecret.Id"]
+CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]
+
+
+@pytest.fixture
+def simulator(secretsmanager: SecretsManagerClient) -> StreamSimulator:
+    stored = secretsmanager.get_secret_value(SecretId=CREDENTIALS_ARN)["SecretString"]
+    settings = Settings(
+        account_id=REFERENCES["CloudflareAccountId"], api_token=json.loads(stored)["api_token"]
+    )
+    return StreamSimulator(settings=settings)
+
+
+@pytest.fixture(autouse=True)
+def service(simulator: StreamSimulator, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """The service as deployed, but for the connection to Cloudflare."""
+    deployed = Service.from_environment()
+    stream = StreamClient(
+        environment()["CLOUDFLARE_ACCOUNT_ID"],
+        base_url=BASE_URL,
+        authorization=deployed.credentials.headers,
+        pool=InProcessPool(simulator),
+        on_rate_limit=deployed.budget.observe,
+    )
+    service = replace(deployed, stream=stream)
+    monkeypatch.setattr(app, "SERVICE", service)
+    monkeypatch.setattr(app, "SECRETS", boto3.client("secretsmanager"))
+    return service
+
+
+def invoke(event: object = None) -> dict[str, Any]:
+    payload: Any = load_event("register_webhook") if event is None else event
+    answer = app.lambda_handler(payload, LambdaContext())
+    assert isinstance(answer, dict)
+    return answer
+
+
+def subscribe(simulator: StreamSimulator, url: str) -> str:
+    """Have somebody subscribe; the secret of that subscription."""
+    return simulator.outbox.subscribe(url, simulator.clock()).secret
+
+
+def subscribed(simulator: StreamSimulator) -> tuple[str, str]:
+    subscription = simulator.outbox.subscription
+    assert subscription
+    return subscription.url, subscription.secret
+
+
+def stored(secretsmanager: SecretsManagerClient, stage: str = "AWSCURRENT") -> str:
+    version = secretsmanager.get_secret_value(SecretId=SECRET_ARN, VersionStage=stage)
+    return str(json.loads(version["SecretString"])["webhook_secret"])
+
+
+def budget_used(service: Service) -> object:
+    return service.budget.state()["used"]
+
+
+def test_nobody_subscribed_so_we_are_and_the_secret_is_stored(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, service: Service
+) -> None:
+    before = stored(secretsmanager)
+    answer = invoke()
+    url, secret = subscribed(simulator)
+    assert url == OURS
+    assert answer.pop("modified")
+    assert answer == {"result": "subscribed", "notification_url": OURS, "secret_stored": True}
+    assert stored(secretsmanager) == secret
+    assert stored(secretsmanager, "AWSPREVIOUS") == before
+    assert budget_used(service) == 3  # nobody there is asked for twice
+
+
+def test_a_second_time_changes_nothing(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient
+) -> None:
+    invoke()
+    versions = secretsmanager.list_secret_version_ids(SecretId=SECRET_ARN)["Versions"]
+    answer = invoke()
+    assert (answer["result"], answer["secret_stored"]) == ("kept", False)
+    assert secretsmanager.list_secret_version_ids(SecretId=SECRET_ARN)["Versions"] == versions
+    assert simulator.counts()["put webhook"] == 1
+
+
+@pytest.mark.parametrize("event", ["register_webhook", "register_webhook_force"])
+@pytest.mark.parametrize("url", [OURS, OURS.rstrip("/")])
+def test_our_own_subscription_is_kept(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, url: str, event: str
+) -> None:
+    secret = subscribe(simulator, url)
+    answer = invoke(load_event(event))
+    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert subscribed(simulator) == (url, secret)
+    assert stored(secretsmanager) == secret
+
+
+def test_a_secret_rotated_at_cloudflare_is_stored_and_the_old_one_stays_good(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient
+) -> None:
+    invoke()
+    before = stored(secretsmanager)
+    rotated = simulator.outbox.rotate_secret(simulator.clock()).secret
+    answer = invoke()
+    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert stored(secretsmanager) == rotated
+    assert stored(secretsmanager, "AWSPREVIOUS") == before
+
+
+def test_a_foreign_subscription_is_left_alone_and_named(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient
+) -> None:
+    secret = subscribe(simulator, FOREIGN)
+    before = stored(secretsmanager)
+    with pytest.raises(app.ForeignSubscription) as refused:
+        invoke()
+    assert FOREIGN in str(refused.value)
+    assert secret not in str(refused.value)
+    assert subscribed(simulator) == (FOREIGN, secret)
+    assert stored(secretsmanager) == before
+
+
+def test_an_empty_answer_is_no_leave_to_take_a_foreign_subscription(
+    simulator: StreamSimulator,
+) -> None:
+    theirs = simulator.outbox.subscribe(FOREIGN, 0.0)
+    simulator.faults.script(Fault.RESULT_NULL, calls=["get webhook"])
+    with pytest.raises(app.ForeignSubscription):
+        invoke()
+    assert simulator.outbox.subscription == theirs
+
+
+def test_a_foreign_subscription_is_replaced_by_force(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient
+) -> None:
+    subscribe(simulator, FOREIGN)
+    answer = invoke(load_event("register_webhook_force"))
+    url, secret = subscribed(simulator)
+    assert (answer["result"], answer["replaced_url"]) == ("replaced", FOREIGN)
+    assert (url, stored(secretsmanager)) == (OURS, secret)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [],
+        "",
+        0,
+        False,
+        "force",
+        ["force"],
+        {"force": False},
+        {"force": None},
+        {"force": 1},
+        {"force": "true"},
+        {"Force": True},
+        {"force": True, "url": "https://x"},
+        {"url": "https://x"},
+    ],
+)
+def test_a_bad_payload_says_what_is_wrong_and_changes_nothing(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, event: object
+) -> None:
+    before = stored(secretsmanager)
+    with pytest.raises(BadRequest, match="force"):
+        invoke(event)
+    assert simulator.calls == []
+    assert stored(secretsmanager) == before
+
+
+def test_no_request_leaves_when_the_allowance_is_used_up(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    while service.budget.take(1000, webhook=True).count:
+        pass
+    with pytest.raises(NotNow, match="try again in a minute"):
+        invoke()
+    assert simulator.calls == []
+
+
+def test_no_request_leaves_while_the_gate_is_closed(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    service.budget.close(120)
+    with pytest.raises(NotNow, match=r"try again after 20\d\d-\d\d-\d\dT"):
+        invoke()
+    assert simulator.calls == []
+
+
+def test_a_race_for_the_allowance_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[str] = []
+    write = ControlTable.write
+
+    def lose_once(self: ControlTable, name: str, value: Any, version: int) -> bool:
+        if not lost:
+            lost.append(name)
+            return False
+        return write(self, name, value, version)
+
+    monkeypatch.setattr(ControlTable, "write", lose_once)
+    assert invoke()["result"] == "subscribed"
+
+
+def test_races_without_end_are_given_up(
+    simulator: StreamSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ControlTable, "write", lambda *_: False)
+    with pytest.raises(NotNow):
+        invoke()
+    assert simulator.calls == []
+
+
+def test_a_429_closes_the_gate_for_everybody(simulator: StreamSimulator, service: Service) -> None:
+    simulator.faults.script(Fault.THROTTLED, calls=["get webhook"])
+    with pytest.raises(Refused, match="429"):
+        invoke()
+    assert service.budget.state()["blocked_until"] > time.time()
+    with pytest.raises(NotNow):
+        invoke()
+    assert len(simulator.calls) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.FORBIDDEN])
+def test_refused_credentials_are_read_again_and_given_up_if_they_are_the_same(
+    simulator: StreamSimulator, fault: Fault
+) -> None:
+    simulator.faults.script(fault, calls=["get webhook"], times=2)
+    with pytest.raises(Refused):
+        invoke()
+    assert len(simulator.calls) == 1
+
+
+def test_credentials_that_were_rotated_are_found(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient
+) -> None:
+    invoke()
+    simulator.settings.api_token = "rotated"
+    secretsmanager.put_secret_value(
+        SecretId=CREDENTIALS_ARN, SecretString='{"api_token": "rotated"}'
+    )
+    assert invoke()["result"] == "kept"
+
+
+def test_credentials_that_cannot_be_used_are_said_without_a_request(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient
+) -> None:
+    secretsmanager.put_secret_value(
+        SecretId=CREDENTIALS_ARN, SecretString='{"api_token": "to-be-hidden\\n"}'
+    )
+    with pytest.raises(SecretUnavailable, match="line break") as refused:
+        invoke()
+    assert "to-be-hidden" not in str(refused.value)
+    assert simulator.calls == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.RESET_AFTER,
+        Fault.HANG_AFTER,
+        Fault.SERVER_ERROR_AFTER,
+        Fault.TRUNCATED_JSON,
+        Fault.RESULT_NULL,
+        Fault.CUT_OFF,
+    ],
+)
+def test_a_subscription_whose_answer_was_lost_is_finished_by_the_next_run(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, fault: Fault
+) -> None:
+    before = stored(secretsmanager)
+    simulator.faults.script(fault, calls=["put webhook"])
+    with pytest.raises((NotReached, Refused)):
+        invoke()
+    assert stored(secretsmanager) == before
+    answer = invoke()
+    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert stored(secretsmanager) == subscribed(simulator)[1]
+
+
+def test_a_secret_that_could_not_be_stored_is_stored_by_the_next_run(
+    simulator: StreamSimulator,
+    secretsmanager: SecretsManagerClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(**_: object) -> None:
+        raise ClientError({"Error": {"Code": "InternalServiceError"}}, "PutSecretValue")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(app.SECRETS, "put_secret_value", refuse)
+        with pytest.raises(ClientError):
+            invoke()
+    answer = invoke()
+    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert stored(secretsmanager) == subscribed(simulator)[1]
+
+
+def test_the_secret_is_in_no_answer_and_no_log(
+    simulator: StreamSimulator,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    answers = [invoke()]
+    secrets = [subscribed(simulator)[1]]
+    secrets.append(simulator.outbox.rotate_secret(simulator.clock()).secret)
+    answers.append(invoke())
+    said = json.dumps(answers) + caplog.text + capfd.readouterr().out
+    said += "".join(str(vars(entry)) for entry in caplog.records)
+    assert '"result"' in said
+    assert not [secret for secret in secrets if secret in said]
+
+
+def test_what_others_use_of_the_account_lowers_the_allowance(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    simulator.others_send(1100)
+    invoke()
+    assert service.budget.free() < 100

@@ -1,0 +1,116 @@
+"""The table's changes as events on the bus."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from functions.announce_downloads import app
+from stream_downloads import download
+from stream_downloads.download import Download, DownloadType, Status
+from stream_downloads.table import to_item
+
+UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
+URL = f"https://customer-code.cloudflarestream.com/{UID}/downloads/default.mp4"
+
+
+class Bus:
+    """An event bus that takes what it is not told to refuse."""
+
+    def __init__(self, refuse: frozenset[int] = frozenset()) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self._refuse = refuse
+
+    def put_events(self, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        results = []
+        for entry in Entries:
+            if len(self.taken) in self._refuse:
+                self._refuse = self._refuse - {len(self.taken)}
+                results.append({"ErrorCode": "ThrottlingException"})
+                continue
+            self.taken.append(entry)
+            results.append({"EventId": "id"})
+        return {"Entries": results}
+
+
+def ready() -> Download:
+    row = download.request(UID, DownloadType.DEFAULT, 100.0)
+    row = download.create_accepted(row, 0.0, 130.0, 101.0)
+    return download.listed_ready(row, URL, None, 131.25)
+
+
+def change(before: Download | None, after: Download, number: int = 1) -> dict[str, Any]:
+    images = {"OldImage": to_item(before)} if before else {}
+    return {
+        "eventName": "MODIFY" if before else "INSERT",
+        "dynamodb": {
+            "Keys": {"video_uid": {"S": after.video_uid}},
+            "NewImage": to_item(after),
+            "SequenceNumber": str(number),
+            **images,
+        },
+    }
+
+
+def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    bus: Any = Bus()
+    assert app.announce(bus, "bus", records) == {"batchItemFailures": []}
+    assert {entry["Source"] for entry in bus.taken} <= {"stream-downloads"}
+    assert {entry["EventBusName"] for entry in bus.taken} <= {"bus"}
+    return [(entry["DetailType"], json.loads(entry["Detail"])) for entry in bus.taken]
+
+
+def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -> None:
+    before = download.request(UID, DownloadType.DEFAULT, 100.0)
+    assert announced(change(before, ready())) == [
+        (
+            "Download Ready",
+            {
+                "video_uid": UID,
+                "download_type": "default",
+                "status": "ready",
+                "url": URL,
+                "percent_complete": 100,
+                "requested_at": "1970-01-01T00:01:40.000Z",
+                "updated_at": "1970-01-01T00:02:11.250Z",
+                "ready_at": "1970-01-01T00:02:11.250Z",
+            },
+        )
+    ]
+
+
+def test_a_failure_and_a_deletion_are_announced() -> None:
+    row = download.request(UID, DownloadType.DEFAULT, 100.0)
+    failed = download.fail(row, "code", "message", 101.0)
+    deleting = download.delete(ready(), 200.0)
+    gone = download.deleted(deleting, 201.0)
+    kinds = [kind for kind, _ in announced(change(None, failed), change(deleting, gone))]
+    assert kinds == ["Download Failed", "Download Deleted"]
+
+
+@pytest.mark.parametrize("status", [Status.REQUESTED, Status.INPROGRESS, Status.DELETING])
+def test_what_ends_nothing_is_not_announced(status: Status) -> None:
+    row = ready()
+    assert announced(change(row, download.replace(row, status=status, url=None))) == []
+
+
+def test_bookkeeping_on_a_ready_row_is_not_announced_again() -> None:
+    row = ready()
+    assert announced(change(row, download.replace(row, looked_at=900.0))) == []
+
+
+def test_a_removed_item_is_not_announced() -> None:
+    record = {"eventName": "REMOVE", "dynamodb": {"OldImage": to_item(ready())}}
+    assert announced(record) == []
+
+
+def test_after_an_event_that_the_bus_refused_the_stream_goes_on_from_there() -> None:
+    before = download.request(UID, DownloadType.DEFAULT, 100.0)
+    records = [change(before, ready(), number) for number in range(25)]
+    bus: Any = Bus(refuse=frozenset({13}))
+    answer = app.announce(bus, "bus", records)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "13"}]}
+    # Of the batch with the refused event the others went out: they come twice, never not at all.
+    assert len(bus.taken) == 19

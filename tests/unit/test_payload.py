@@ -1,0 +1,106 @@
+"""What a person may send to a function, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream_downloads import payload
+from stream_downloads.download import DownloadType
+from stream_downloads.payload import Action, BadRequest, Command, LinkCommand
+from tests.events import VIDEO_UID, load_event
+
+NOW = 1_800_000_000.0
+
+
+def test_the_documented_payloads_are_taken() -> None:
+    uid = VIDEO_UID
+    assert payload.command(load_event("manage_downloads_status")) == Command(
+        Action.STATUS, None, None
+    )
+    audio = (DownloadType.AUDIO,)
+    assert payload.command({"action": "delete", "video_uid": uid, "download_types": ["audio"]}) == (
+        Command(Action.DELETE, uid, audio)
+    )
+    assert payload.command({"action": "link", "video_uid": uid}) == LinkCommand(
+        uid, DownloadType.DEFAULT, 3600, None
+    )
+    assert payload.command({"action": "retry"}) == Command(Action.RETRY, None, None)
+    assert payload.force({}) is False
+    assert payload.force({"force": True}) is True
+    assert payload.since({}, NOW) is None
+    assert payload.since({"since": "2024-01-01T00:00:00Z"}, NOW) == 1_704_067_200.0
+    assert payload.since({"since": "2024-01-01T02:00:00+02:00"}, NOW) == 1_704_067_200.0
+    payload.nothing({}, "PollDownloads")
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ([], "JSON object"),
+        (None, "JSON object"),
+        ({}, "request, delete, retry, status, link"),
+        ({"action": "REQUEST"}, "request, delete, retry, status, link"),
+        ({"action": ["request"]}, "request, delete, retry, status, link"),
+        ({"action": "status", "uid": VIDEO_UID}, "'uid' is not known"),
+        ({"action": "request"}, "request needs a video_uid"),
+        ({"action": "delete"}, "delete needs a video_uid"),
+        ({"action": "link"}, "link needs a video_uid"),
+        ({"action": "delete", "video_uid": "../x"}, "32 characters"),
+        ({"action": "delete", "video_uid": VIDEO_UID + "\n"}, "32 characters"),
+        ({"action": "delete", "video_uid": 7}, "32 characters"),
+        ({"action": "request", "video_uid": VIDEO_UID, "download_types": []}, "a list such as"),
+        ({"action": "request", "video_uid": VIDEO_UID, "download_types": "audio"}, "a list such"),
+        (
+            {"action": "request", "video_uid": VIDEO_UID, "download_types": ["mp3"]},
+            "default, audio",
+        ),
+        ({"action": "request", "video_uid": VIDEO_UID, "download_types": [[]]}, "default, audio"),
+        ({"action": "retry", "download_types": ["audio"]}, "needs a video_uid"),
+        ({"action": "delete", "video_uid": VIDEO_UID, "expires_in": 5}, "takes no expires_in"),
+        ({"action": "link", "video_uid": VIDEO_UID, "download_types": []}, "takes no download_ty"),
+        ({"action": "link", "video_uid": VIDEO_UID, "download_type": "mp3"}, "default, audio"),
+        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 0}, "whole seconds"),
+        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 86_401}, "whole seconds"),
+        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": True}, "whole seconds"),
+        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 60.0}, "whole seconds"),
+        ({"action": "link", "video_uid": VIDEO_UID, "filename": "a b"}, "120 characters"),
+        ({"action": "link", "video_uid": VIDEO_UID, "filename": "a" * 121}, "120 characters"),
+        ({"action": "link", "video_uid": VIDEO_UID, "filename": "a\n"}, "120 characters"),
+        ({"action": "link", "video_uid": VIDEO_UID, "filename": ""}, "120 characters"),
+    ],
+)
+def test_a_bad_command_is_refused_with_what_is_wrong(event: Any, said: str) -> None:
+    with pytest.raises(BadRequest, match=said) as refusal:
+        payload.command(event)
+    assert str(refusal.value).endswith("Nothing was changed.")
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"since": "yesterday"}, "ISO 8601"),
+        ({"since": 1_704_067_200}, "ISO 8601"),
+        ({"since": None}, "ISO 8601"),
+        ({"since": "2024-01-01T00:00:00"}, "offset"),
+        ({"since": "2999-01-01T00:00:00Z"}, "in the past"),
+        ({"since": "1969-01-01T00:00:00Z"}, "after 1970"),
+        ({"since": "0001-01-01T00:00:00+14:00"}, "after 1970"),
+        ({"from": "2024-01-01T00:00:00Z"}, "'from' is not known"),
+    ],
+)
+def test_a_bad_since_is_refused_with_what_is_wrong(event: Any, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        payload.since(event, NOW)
+
+
+@pytest.mark.parametrize("event", [{"force": False}, {"force": 1}, {"Force": True}, [], None])
+def test_a_bad_force_is_refused(event: Any) -> None:
+    with pytest.raises(BadRequest, match="RegisterWebhook takes"):
+        payload.force(event)
+
+
+def test_input_for_a_function_that_takes_none_is_refused() -> None:
+    with pytest.raises(BadRequest, match="PollDownloads takes no input"):
+        payload.nothing({"now": True}, "PollDownloads")
