@@ -27,6 +27,9 @@ SERVICE = Service.from_environment()
 LOOKBACK_SECONDS: Final = float(os.environ["RECONCILE_LOOKBACK_HOURS"]) * 3600
 
 CURSOR: Final = "reconcile-cursor"
+# Written once the last hours have been walked through for the first time: what was there before
+# the stack was, no webhook of it has missed.
+FIRST_RUN: Final = "first-reconciliation"
 LISTING_SECONDS: Final = 30.0
 # A page has to be listed and recorded, both types of a thousand videos new.
 STOP_BEFORE_TIMEOUT: Final = 90.0
@@ -58,6 +61,7 @@ class Run:
         self.lease = Lease(service.control, "reconcile-lease", uuid.uuid4().hex, LEASE_SECONDS)
         self.seen = 0
         self.requested = 0
+        self.missed = 0
 
     def reconcile(self, lookback: float, since: float | None) -> dict[str, Any]:
         """Look back that many seconds; then begin a backfill, or continue the one under way."""
@@ -66,8 +70,7 @@ class Run:
         if not self.lease.hold():
             return self.answer("another run is at work; it does what there is to do")
         try:
-            self.walk(Walk(self.service.clock() - lookback), Lane.LIVE)
-            record(Metric.VIDEOS_FOUND, self.requested)
+            self.look_back(lookback)
             self.continue_backfill()
         except (NotNow, OutOfTime) as reason:
             return self.answer(f"{reason} The next run goes on from there.")
@@ -77,6 +80,16 @@ class Run:
         finally:
             self.lease.release()
         return self.answer("done")
+
+    def look_back(self, lookback: float) -> None:
+        """Walk through the last hours."""
+        first = self.service.control.read(FIRST_RUN)
+        try:
+            self.walk(Walk(self.service.clock() - lookback), Lane.LIVE)
+        finally:
+            record(Metric.VIDEOS_FOUND, self.missed if first.version else 0)
+        if not first.version:
+            self.service.control.write(FIRST_RUN, {"at": self.service.clock()}, first.version)
 
     def continue_backfill(self) -> None:
         """Go on where the cursor says, page by page; every page is remembered."""
@@ -96,9 +109,9 @@ class Run:
             new = walk.take(ask(self.service, send, "list_videos", LISTING_SECONDS))
             types = self.service.download_types
             now = self.service.clock()
-            self.requested += record_page(
-                self.service.downloads, new, types, lane, now, self.in_parallel
-            )
+            recorded = record_page(self.service.downloads, new, types, lane, now, self.in_parallel)
+            self.requested += recorded.opened
+            self.missed += recorded.missed
             self.seen += len(new)
             after_page()
             self.lease.hold()

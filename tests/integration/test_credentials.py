@@ -102,4 +102,3 @@ def test_every_client_has_explicit_limits() -> None:
 
 def test_a_service_has_one_client_for_all_who_need_it() -> None:
     assert aws.client("dynamodb") is aws.client("dynamodb")
-    assert aws.client("dynamodb") is not aws.client("secretsmanager")

@@ -106,7 +106,7 @@ def test_the_hourly_run_looks_back_no_further_than_it_should(world: World) -> No
 
 
 @pytest.mark.parametrize("inclusive", [True, False])
-def test_a_backfill_loses_nothing_across_the_borders_of_pages(inclusive: bool) -> None:
+def test_a_backfill_loses_nothing_across_the_borders_of_pages(*, inclusive: bool) -> None:
     world = World(limit=1000)
     world.simulator.settings.inclusive_bounds = inclusive
     start = world.clock()

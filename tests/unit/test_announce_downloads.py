@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,12 +94,12 @@ def test_a_failure_and_a_deletion_are_announced() -> None:
 @pytest.mark.parametrize("status", [Status.REQUESTED, Status.INPROGRESS, Status.DELETING])
 def test_what_ends_nothing_is_not_announced(status: Status) -> None:
     row = ready()
-    assert announced(change(row, download.replace(row, status=status, url=None))) == []
+    assert announced(change(row, replace(row, status=status, url=None))) == []
 
 
 def test_bookkeeping_on_a_ready_row_is_not_announced_again() -> None:
     row = ready()
-    assert announced(change(row, download.replace(row, looked_at=900.0))) == []
+    assert announced(change(row, replace(row, looked_at=900.0))) == []
 
 
 def test_a_removed_item_is_not_announced() -> None:

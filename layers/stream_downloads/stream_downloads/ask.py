@@ -48,7 +48,10 @@ def ask(
     try:
         return _ask_once(service, send, call, seconds)
     except Refused as refusal:
-        if refusal.kind is not RefusalKind.CREDENTIALS or not service.credentials.refresh():
+        if refusal.kind is not RefusalKind.CREDENTIALS:
+            raise
+        if not service.credentials.refresh():
+            record(Metric.CREDENTIALS_REFUSED)
             raise
     return _ask_once(service, send, call, seconds)
 
@@ -64,8 +67,6 @@ def _ask_once(service: Service, send: Send[Result_co], call: str, seconds: float
         if refusal.kind is RefusalKind.THROTTLED:
             service.budget.close(refusal.retry_after)
             record(Metric.GATE_CLOSED)
-        elif refusal.kind is RefusalKind.CREDENTIALS:
-            record(Metric.CREDENTIALS_REFUSED)
         raise
     finally:
         record(Metric.CLOUDFLARE_REQUESTS, call=call, outcome=outcome)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -38,8 +38,7 @@ _EXISTS = re.compile(r"(?<!no longer )\bexists\b|\balready (exist|created|enable
 # What Cloudflare says
 
 
-@dataclass(frozen=True, slots=True)
-class ApiMessage:
+class ApiMessage(NamedTuple):
     """One entry of the envelope's ``errors`` (or ``messages``)."""
 
     code: int
@@ -48,8 +47,7 @@ class ApiMessage:
     pointer: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadState:
+class DownloadState(NamedTuple):
     """A download as Cloudflare describes it; nothing here has been judged yet.
 
     ``status`` is free text (empty when absent), ``percent_complete`` is None unless it is a number
@@ -61,9 +59,8 @@ class DownloadState:
     url: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Video:
-    """What concerns a video's downloads. ``created`` is text, as Cloudflare sent it."""
+class Video(NamedTuple):
+    """What concerns a video's downloads. Times are text, as Cloudflare sent them."""
 
     uid: str
     state: str
@@ -76,6 +73,7 @@ class Video:
     live_input: str | None
     error_code: str | None
     error_message: str | None
+    ready_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +85,7 @@ class WebhookSubscription:
     modified: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimit(NamedTuple):
     """What the ``Ratelimit`` header of an answer says: requests left, seconds until the reset."""
 
     remaining: int
@@ -617,6 +614,7 @@ def _video(result: object) -> Video:
         # Both spellings occur.
         error_code=_text(status.get("errorReasonCode")) or _text(status.get("errReasonCode")),
         error_message=_text(status.get("errorReasonText")) or _text(status.get("errReasonText")),
+        ready_at=_text(fields.get("readyToStreamAt")),
     )
 
 

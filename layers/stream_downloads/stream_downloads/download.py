@@ -9,9 +9,9 @@ Nothing here reads a clock, a table or a network. Times are seconds since the ep
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 VIDEO_UID: Final = re.compile("[0-9a-f]{32}")
 
@@ -74,8 +74,7 @@ class ErrorCode(StrEnum):
     RECORDING_TOO_LONG = "recording_too_long"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoFacts:
+class VideoFacts(NamedTuple):
     """What a row repeats of its video, for the consumers."""
 
     requires_signed_url: bool | None = None
@@ -543,7 +542,7 @@ def fail(row: Download, code: str, message: str, now: float) -> Download:
 
 
 def _with_facts(row: Download, facts: VideoFacts, now: float) -> Download:
-    known = {name: value for name, value in asdict(facts).items() if value is not None}
+    known = {name: value for name, value in facts._asdict().items() if value is not None}
     updated = replace(row, **known)
     return updated if updated == row else replace(updated, updated_at=_later(row, now))
 

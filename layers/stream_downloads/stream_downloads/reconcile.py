@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stream_downloads import intents
 from stream_downloads.advance import facts_of
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PAGE: Final = 1000
 OVERLAP_SECONDS: Final = 1.0
 KEYS_AT_ONCE: Final = 100
+# The webhook of a video that has only just become ready may still be on its way.
+WEBHOOK_TAKES_AT_MOST: Final = 600.0
 
 
 class TooManyAtOnce(Exception):
@@ -66,6 +68,18 @@ class Walk:
         return new
 
 
+class Recorded(NamedTuple):
+    """What became of a page.
+
+    Attributes:
+        opened: videos that lacked a row, or had one that a ready video opens again.
+        missed: those of them whose webhook should have been here by now.
+    """
+
+    opened: int
+    missed: int
+
+
 def record_page(
     downloads: Downloads,
     videos: Sequence[Video],
@@ -73,7 +87,7 @@ def record_page(
     lane: Lane,
     now: float,
     in_parallel: Callable[..., Iterator[list[Download]]],
-) -> int:
+) -> Recorded:
     """Make sure that each wanted download of these ready videos has a row.
 
     Rows that are there cost a read, not a write.
@@ -85,9 +99,6 @@ def record_page(
         lane: where new rows wait.
         now: seconds since the epoch.
         in_parallel: ``map`` over a pool of threads, or the plain one.
-
-    Returns:
-        How many videos lacked a row, or had one that a ready video opens again.
 
     Raises:
         botocore.exceptions.ClientError, BotoCoreError: not everything could be written; to walk
@@ -108,8 +119,23 @@ def record_page(
         for video in videos
         if any((video.uid, kind) not in settled for kind in download_types)
     ]
-    return sum(1 for opened in in_parallel(open_rows, lacking) if opened)
+    found = zip(lacking, in_parallel(open_rows, lacking), strict=True)
+    opened = [video for video, rows in found if rows]
+    # A video with a row of one type has been heard of: another type is wanted only since then.
+    missed = [
+        video
+        for video in opened
+        if not any((video.uid, kind) in settled for kind in download_types)
+        and now - _ready(video) > WEBHOOK_TAKES_AT_MOST
+    ]
+    return Recorded(len(opened), len(missed))
 
 
 def _created(video: Video) -> float:
     return datetime.fromisoformat(video.created).timestamp()
+
+
+def _ready(video: Video) -> float:
+    # https://developers.cloudflare.com/api/resources/stream/ names readyToStreamAt, but older
+    # videos may lack it.
+    return datetime.fromisoformat(video.ready_at or video.created).timestamp()

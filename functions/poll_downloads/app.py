@@ -1,0 +1,30 @@
+"""Every minute: due rows, create, list, delete; write what is ready."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from stream_downloads.observability import Metric, logger, observed, record
+from stream_downloads.poller import BATCH, Poller
+from stream_downloads.service import Service
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+SERVICE = Service.from_environment()
+WINDOW = float(os.environ["POLL_WINDOW_SECONDS"])
+
+
+@observed
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """One run of the poller."""
+    if event:
+        raise ValueError("PollDownloads takes no input: send {}")
+    with ThreadPoolExecutor(BATCH) as pool:
+        poller = Poller(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map)
+        summary = poller.run(WINDOW)
+    record(Metric.POLLS_COMPLETED)
+    logger.info("Poll", extra=summary.as_answer())
+    return summary.as_answer()

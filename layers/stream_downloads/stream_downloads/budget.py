@@ -1,0 +1,305 @@
+"""The shared request allowance, the 429 gate, and the lease.
+
+Cloudflare answers everything with 429 for five minutes once a user has made 1200 requests in
+five minutes (https://developers.cloudflare.com/fundamentals/api/reference/limits/). So every
+request of every function first takes from one allowance, kept in the control table.
+
+Why no rolling five minutes can hold more than the limit: a grant is entered under DynamoDB's
+time of the read that it rests on, a whole second that was true or just past; it must be used
+within ``USE_WITHIN`` of the start of that read, by a clock that only measures durations, and the
+connection takes at most ``CONNECT_WITHIN`` more. So a request leaves between the second it is
+entered under and ``SLACK`` later, whatever the functions' own clocks say. A grant is given only
+if all grants of the last ``WINDOW`` + ``SLACK`` seconds, itself included, are within the limit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stream_downloads.cloudflare import RateLimit
+    from stream_downloads.control import Control
+
+WINDOW: Final = 300
+USE_WITHIN: Final = 2.0
+CONNECT_WITHIN: Final = 2.0
+# The fraction of a second that the Date header leaves out, and a second by which the clocks of
+# DynamoDB's own machines may differ.
+DATE_ERROR: Final = 2.0
+SLACK: Final = math.ceil(USE_WITHIN + CONNECT_WITHIN + DATE_ERROR)
+BLOCK_WITHOUT_RETRY_AFTER: Final = 300.0
+BLOCK_AT_LEAST: Final = 1.0
+BLOCK_AT_MOST: Final = 900.0
+# Of what others leave of the account's allowance, the last tenth is not ours to take.
+TAKEN_OF_WHAT_REMAINS: Final = 0.9
+# Once a ceiling has run out nobody knows what is left: one request finds out, and until its
+# answer is there, or this long, there is no other.
+PROBE_SECONDS: Final = 10.0
+# An answer may raise the ceiling for this long; an older one can only lower it.
+NEWS_HOLDS: Final = 2.0
+# A closed gate must be written down, however many others write at the same time.
+_TRIES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What was granted lately, and what holds it back.
+
+    Attributes:
+        webhooks: requests granted to webhooks, by the second they are entered under.
+        others: requests granted to everything else, likewise.
+        blocked_until: no request before this time (the 429 gate).
+        ceiling: how many more requests the rest of the account leaves us; None: more than enough.
+        ceiling_until: until when that is known.
+    """
+
+    webhooks: Mapping[int, int] = field(default_factory=dict)
+    others: Mapping[int, int] = field(default_factory=dict)
+    blocked_until: float = 0.0
+    ceiling: int | None = None
+    ceiling_until: float = 0.0
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Allowance:
+        """From the control record's value."""
+        return cls(
+            webhooks={int(second): n for second, n in value.get("webhooks", {}).items()},
+            others={int(second): n for second, n in value.get("others", {}).items()},
+            blocked_until=value.get("blocked_until", 0.0),
+            ceiling=value.get("ceiling"),
+            ceiling_until=value.get("ceiling_until", 0.0),
+        )
+
+    def as_value(self) -> dict[str, Any]:
+        """For the control record."""
+        return {
+            "webhooks": {str(second): n for second, n in self.webhooks.items()},
+            "others": {str(second): n for second, n in self.others.items()},
+            "blocked_until": self.blocked_until,
+            "ceiling": self.ceiling,
+            "ceiling_until": self.ceiling_until,
+        }
+
+    def used(self) -> int:
+        """Requests granted within the window, if what is older has been forgotten."""
+        return sum(self.webhooks.values()) + sum(self.others.values())
+
+    def at(self, now: float) -> Allowance:
+        """The allowance at a time: what has left the window is forgotten."""
+        oldest = self._second(now) - (WINDOW + SLACK)
+        return replace(
+            self,
+            webhooks={second: n for second, n in self.webhooks.items() if second > oldest},
+            others={second: n for second, n in self.others.items() if second > oldest},
+        )
+
+    def free(self, limit: int, now: float, *, kept: int = 0) -> int:
+        """How many requests may be granted now, to those who must leave ``kept`` of the limit.
+
+        Of what the rest of the account leaves us, they must leave the same part.
+        """
+        if now < self.blocked_until:
+            return 0
+        free = limit - self.at(now).used() - kept
+        if self.ceiling is not None:
+            ceiling = self.ceiling if now < self.ceiling_until else 1
+            free = min(free, ceiling - ceiling * kept // limit)
+        return max(0, free)
+
+    def kept_for_webhooks(self, limit: int, now: float) -> int:
+        """What others must leave: a minute of webhooks at their present pace.
+
+        So an unused share is not wasted: it shrinks to a fiftieth of the limit when no webhook
+        comes, and grows to a quarter when many do.
+        """
+        pace = sum(self.at(now).webhooks.values()) * 60 / WINDOW
+        return math.ceil(min(limit / 4, max(limit / 50, pace)))
+
+    def grant(self, count: int, now: float, *, webhook: bool) -> Allowance:
+        """With that many requests entered under this second."""
+        current = self.at(now)
+        second = self._second(now)
+        granted = current.webhooks if webhook else current.others
+        granted = {**granted, second: granted.get(second, 0) + count}
+        if self.ceiling is not None:
+            known = now < self.ceiling_until
+            until = self.ceiling_until if known else now + PROBE_SECONDS
+            left = max(0, self.ceiling - count) if known else 0
+            current = replace(current, ceiling=left, ceiling_until=until)
+        if webhook:
+            return replace(current, webhooks=granted)
+        return replace(current, others=granted)
+
+    def block(self, retry_after: float | None, now: float) -> Allowance:
+        """With the gate closed, for what Cloudflare said within reason."""
+        seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after
+        seconds = min(BLOCK_AT_MOST, max(BLOCK_AT_LEAST, seconds))
+        until = now + seconds + DATE_ERROR
+        return replace(self, blocked_until=max(self.blocked_until, until))
+
+    def heard(self, rate: RateLimit, limit: int, now: float, *, is_new: bool) -> Allowance:
+        """With the ceiling that Cloudflare's own count of the account asks for, if it does."""
+        ceiling = math.floor(rate.remaining * TAKEN_OF_WHAT_REMAINS)
+        if self.ceiling is not None and now < self.ceiling_until and not is_new:
+            ceiling = min(ceiling, self.ceiling)
+        if ceiling >= limit - self.at(now).used():
+            return replace(self, ceiling=None, ceiling_until=0.0)
+        seconds = min(rate.reset_seconds, float(WINDOW))
+        return replace(self, ceiling=ceiling, ceiling_until=now + seconds + DATE_ERROR)
+
+    def _second(self, now: float) -> int:
+        # Time never goes back here, whichever of DynamoDB's machines answered.
+        return max([math.floor(now), *self.webhooks, *self.others])
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to send that many requests, soon.
+
+    Attributes:
+        count: how many; 0 if there is no allowance, the gate is closed, or a race was lost.
+        use_by: on the monotonic clock; a request that has not left by then must not leave.
+        left: how many more could have been granted after this one.
+        blocked_until: until when the gate is closed, epoch seconds; 0 if it is open.
+    """
+
+    count: int
+    use_by: float = 0.0
+    left: int = 0
+    blocked_until: float = 0.0
+
+
+class Budget:
+    """The allowance of the whole stack, shared through the control table."""
+
+    NAME: Final = "budget"
+
+    def __init__(
+        self, control: Control, limit: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``limit``: the most requests in any rolling five minutes."""
+        self._control = control
+        self._limit = limit
+        self._monotonic = monotonic
+        self._heard: tuple[RateLimit, float] | None = None
+        self._closed_at: float | None = None
+
+    def take(self, wanted: int, *, webhook: bool = False, leave: float = 0.0) -> Grant:
+        """Ask for leave to send up to ``wanted`` requests; nothing waits, and less may come.
+
+        Args:
+            wanted: how many, at least 1.
+            webhook: whether this is a webhook, which may use the share that others leave.
+            leave: the part of the limit, 0 to 1, that this kind of work leaves to others, beside
+                the webhooks' share.
+
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
+        """
+        started = self._monotonic()
+        record = self._control.read(self.NAME)
+        allowance = Allowance.parse(record.value)
+        kept = 0 if webhook else self._kept(allowance, record.now, leave)
+        free = allowance.free(self._limit, record.now, kept=kept)
+        count = min(wanted, free)
+        blocked_until = allowance.blocked_until if record.now < allowance.blocked_until else 0.0
+        if count == 0:
+            return Grant(0, left=free, blocked_until=blocked_until)
+        granted = allowance.grant(count, record.now, webhook=webhook)
+        if not self._control.write(self.NAME, granted.as_value(), record.version):
+            return Grant(0, left=free)
+        return Grant(count, use_by=started + USE_WITHIN, left=free - count)
+
+    def free(self) -> int:
+        """How many requests those who are no webhook could be granted now."""
+        record = self._control.read(self.NAME)
+        allowance = Allowance.parse(record.value)
+        kept = self._kept(allowance, record.now, 0.0)
+        return allowance.free(self._limit, record.now, kept=kept)
+
+    def is_current(self, grant: Grant) -> bool:
+        """Whether a request under this grant may still leave: in time, and no 429 since."""
+        if self._closed_at is not None and grant.use_by <= self._closed_at + USE_WITHIN:
+            return False
+        return self._monotonic() <= grant.use_by
+
+    def close(self, retry_after: float | None) -> None:
+        """Cloudflare answered 429: close the gate for every function.
+
+        Args:
+            retry_after: seconds, as Cloudflare said; None if it did not, or not in seconds.
+        """
+        self._closed_at = self._monotonic()
+        self._change(lambda allowance, now: allowance.block(retry_after, now))
+
+    def observe(self, rate: RateLimit) -> None:
+        """Remember the least that Cloudflare said remains; ``settle`` writes it down."""
+        # Several threads may come here at once. One that overwrites another's figure loses a
+        # reading, not the guarantee: the next answer carries it again.
+        if self._heard is None or rate.remaining < self._heard[0].remaining:
+            self._heard = rate, self._monotonic()
+
+    def settle(self) -> None:
+        """Set the shared ceiling by what was observed, if that asks for one; mostly it does not."""
+        heard, self._heard = self._heard, None
+        if heard is None:
+            return
+        rate, at = heard
+        is_new = self._monotonic() - at <= NEWS_HOLDS
+        self._change(lambda allowance, now: allowance.heard(rate, self._limit, now, is_new=is_new))
+
+    def state(self) -> dict[str, Any]:
+        """For a person: the limit, what of it is used, and until when the gate is closed."""
+        record = self._control.read(self.NAME)
+        allowance = Allowance.parse(record.value).at(record.now)
+        blocked = record.now < allowance.blocked_until
+        return {
+            "limit": self._limit,
+            "used": allowance.used(),
+            "blocked_until": allowance.blocked_until if blocked else None,
+        }
+
+    def _kept(self, allowance: Allowance, now: float, leave: float) -> int:
+        return allowance.kept_for_webhooks(self._limit, now) + math.ceil(leave * self._limit)
+
+    def _change(self, change: Callable[[Allowance, float], Allowance]) -> None:
+        for _ in range(_TRIES):
+            record = self._control.read(self.NAME)
+            allowance = Allowance.parse(record.value)
+            changed = change(allowance, record.now)
+            if changed == allowance:
+                return
+            if self._control.write(self.NAME, changed.as_value(), record.version):
+                return
+
+
+class Lease:
+    """Leave to be the one who does something, for a while."""
+
+    def __init__(self, control: Control, name: str, owner: str, seconds: float) -> None:
+        """``owner`` names the one who asks; ``seconds`` is how long the lease holds unrenewed."""
+        self._control = control
+        self._name = name
+        self._owner = owner
+        self._seconds = seconds
+
+    def hold(self) -> bool:
+        """Take the lease or renew it; False if another holds it."""
+        return self._write(self._seconds)
+
+    def release(self) -> None:
+        """Give it back, so that the next one need not wait for its end."""
+        self._write(0.0)
+
+    def _write(self, seconds: float) -> bool:
+        record = self._control.read(self._name)
+        held = record.now < record.value.get("until", 0.0)
+        if held and record.value.get("owner") != self._owner:
+            return False
+        value = {"owner": self._owner, "until": record.now + seconds}
+        return self._control.write(self._name, value, record.version)

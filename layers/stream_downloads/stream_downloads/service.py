@@ -1,0 +1,107 @@
+"""The parts of the service, put together as a function's environment describes them."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stream_downloads import aws
+from stream_downloads.advance import Advancer
+from stream_downloads.budget import Budget
+from stream_downloads.cloudflare import StreamClient
+from stream_downloads.control import Control, ControlTable
+from stream_downloads.credentials import ApiCredentials
+from stream_downloads.download import DownloadType
+from stream_downloads.schedule import PACE, Pace
+from stream_downloads.table import Downloads, DownloadsTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What the functions share. A test, or a benchmark in virtual time, passes its own parts.
+
+    Attributes:
+        download_types: which downloads every ready video gets.
+        retention: seconds after which a ready download is deleted; 0 keeps it.
+        clock: seconds since the epoch, UTC.
+        monotonic: seconds, for durations.
+        sleep: waits that many seconds.
+        jitter: gives a number from 0 to 1.
+    """
+
+    downloads: Downloads
+    control: Control
+    budget: Budget
+    credentials: ApiCredentials
+    stream: StreamClient
+    download_types: tuple[DownloadType, ...]
+    retention: float = 0.0
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    # Functions started from one snapshot would all draw the same of the other kind.
+    jitter: Callable[[], float] = random.SystemRandom().random
+
+    @classmethod
+    def from_environment(cls) -> Service:
+        """The service as deployed.
+
+        Raises:
+            KeyError: a variable is missing; the error names it.
+        """
+        dynamodb = aws.client("dynamodb")
+        control = ControlTable(dynamodb, os.environ["CONTROL_TABLE_NAME"])
+        budget = Budget(control, int(os.environ["CLOUDFLARE_REQUEST_LIMIT"]))
+        credentials = ApiCredentials(
+            aws.client("secretsmanager"), os.environ["CLOUDFLARE_SECRET_ARN"]
+        )
+        return cls(
+            downloads=DownloadsTable(dynamodb, os.environ["TABLE_NAME"]),
+            control=control,
+            budget=budget,
+            credentials=credentials,
+            stream=StreamClient(
+                os.environ["CLOUDFLARE_ACCOUNT_ID"],
+                base_url=os.environ["CLOUDFLARE_API_BASE_URL"],
+                authorization=credentials.headers,
+                on_rate_limit=budget.observe,
+            ),
+            download_types=download_types(os.environ["DOWNLOAD_TYPES"]),
+            retention=float(os.environ["RETENTION_DAYS"]) * 86_400,
+        )
+
+    def advancer(self) -> Advancer:
+        """What takes a row one step further."""
+        return Advancer(
+            downloads=self.downloads,
+            stream=self.stream,
+            credentials=self.credentials,
+            budget=self.budget,
+            retention=self.retention,
+            clock=self.clock,
+            jitter=self.jitter,
+        )
+
+    def pace(self) -> Pace:
+        """How long recent downloads took."""
+        return Pace.parse(self.control.read(PACE).value)
+
+
+def download_types(text: str) -> tuple[DownloadType, ...]:
+    """The download types of a comma-separated list.
+
+    Raises:
+        ValueError: one of them is none; the error says which there are.
+    """
+    known = ", ".join(DownloadType)
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in tuple(DownloadType):
+            raise ValueError(f"{name!r} is no download type; there are: {known}")
+    return tuple(dict.fromkeys(DownloadType(name) for name in names))

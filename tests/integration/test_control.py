@@ -1,0 +1,99 @@
+"""The control table: the same tests on DynamoDB, as the template has it, and in memory."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from stream_downloads.control import Control, ControlTable, Record
+from tests.memory import MemoryControl
+from tests.template import REFERENCES
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+TABLE = REFERENCES["ControlTable"]
+
+
+@pytest.fixture(params=["DynamoDB", "memory"])
+def control(request: pytest.FixtureRequest, dynamodb: DynamoDBClient) -> Control:
+    if request.param == "memory":
+        return MemoryControl(time.time)
+    return ControlTable(dynamodb, TABLE)
+
+
+def said(record: Record) -> tuple[dict[str, Any], int]:
+    return record.value, record.version
+
+
+def test_a_record_that_was_never_written_is_empty(control: Control) -> None:
+    assert said(control.read("budget")) == ({}, 0)
+
+
+def test_a_record_is_read_as_it_was_written(control: Control) -> None:
+    value = {"n": 1, "half": 0.5, "none": None, "deep": {"list": [1, "é"]}}
+    assert control.write("budget", value, 0)
+    assert said(control.read("budget")) == (value, 1)
+    assert said(control.read("lease")) == ({}, 0)
+
+
+def test_each_write_counts_the_version_up(control: Control) -> None:
+    for version in range(3):
+        assert control.write("budget", {"n": version}, version)
+    assert said(control.read("budget")) == ({"n": 2}, 3)
+
+
+@pytest.mark.parametrize("version", [0, 1, 3])
+def test_a_record_that_changed_since_it_was_read_is_not_overwritten(
+    control: Control, version: int
+) -> None:
+    control.write("budget", {"n": 1}, 0)
+    control.write("budget", {"n": 2}, 1)
+    assert not control.write("budget", {"n": 3}, version)
+    assert said(control.read("budget")) == ({"n": 2}, 2)
+
+
+def test_of_two_who_read_the_same_only_one_writes(control: Control) -> None:
+    one, other = control.read("budget"), control.read("budget")
+    assert control.write("budget", {"by": "one"}, one.version)
+    assert not control.write("budget", {"by": "other"}, other.version)
+
+
+def test_the_time_is_in_whole_seconds_and_about_now(control: Control) -> None:
+    now = control.read("budget").now
+    assert now == int(now)
+    assert abs(now - time.time()) < 60
+
+
+# --- On DynamoDB alone
+
+
+class Answering:
+    """A client that gives one answer to a read."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def get_item(self, **_arguments: Any) -> dict[str, Any]:
+        return {"ResponseMetadata": {"HTTPHeaders": self._headers}}
+
+
+@pytest.mark.parametrize(
+    ("headers", "now"),
+    [
+        ({"date": formatdate(1_800_000_000, usegmt=True)}, 1_800_000_000.0),
+        ({}, 42.0),  # our own clock, for a stand-in that says no time
+    ],
+)
+def test_the_time_is_the_tables_own(headers: dict[str, str], now: float) -> None:
+    client: Any = Answering(headers)
+    assert ControlTable(client, TABLE, clock=lambda: 42.0).read("budget").now == now
+
+
+def test_a_refusal_of_another_kind_is_raised_as_it_is(dynamodb: DynamoDBClient) -> None:
+    with pytest.raises(ClientError, match="ResourceNotFound"):
+        ControlTable(dynamodb, "no-such-table").write("budget", {}, 0)

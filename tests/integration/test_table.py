@@ -1,0 +1,386 @@
+"""The downloads table: the same tests on DynamoDB, as the template has it, and in memory."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from stream_downloads import download
+from stream_downloads.download import Download, Lane, Status, Step
+from stream_downloads.table import (
+    Downloads,
+    DownloadsTable,
+    LostRace,
+    Unreadable,
+    from_item,
+    iso_time,
+    to_item,
+)
+from tests.memory import MemoryDownloads
+from tests.rows import (
+    AUDIO,
+    DEFAULT,
+    NOW,
+    UID,
+    deleted,
+    deleting,
+    failed,
+    in_progress,
+    ready,
+    requested,
+    url_of,
+)
+from tests.template import REFERENCES
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+TABLE = REFERENCES["DownloadsTable"]
+EVERYTHING = Download(
+    video_uid=UID,
+    download_type=AUDIO,
+    status=Status.ERROR,
+    requested_at=NOW + 0.125,
+    updated_at=NOW + 1.5,
+    ready_at=NOW + 2.999,
+    url=url_of(UID, AUDIO),
+    percent_complete=39.5,
+    requires_signed_url=False,
+    creator="me",
+    name="café 🎬",
+    duration_seconds=5.5,
+    error_code="10005",
+    error_message="Bad Request",
+    lane=Lane.BACKFILL,
+    step=Step.LIST,
+    due_at=NOW + 0.001,
+    version=3,
+    attempts=1,
+    recreations=2,
+    created_at=NOW,
+    sent_at=NOW + 0.5,
+    looked_at=NOW + 10,
+    refused_since=NOW + 100,
+    missing_since=NOW + 1000,
+    reopens=True,
+)
+
+
+def uid(number: int) -> str:
+    return f"{number:032x}"
+
+
+@pytest.fixture
+def table(dynamodb: DynamoDBClient) -> DownloadsTable:
+    return DownloadsTable(dynamodb, TABLE)
+
+
+@pytest.fixture(params=["DynamoDB", "memory"])
+def downloads(request: pytest.FixtureRequest, table: DownloadsTable) -> Downloads:
+    return table if request.param == "DynamoDB" else MemoryDownloads()
+
+
+def put(dynamodb: DynamoDBClient, row: Download, **attributes: Any) -> None:
+    """Write an item past the service, as a person in the console would."""
+    dynamodb.put_item(TableName=TABLE, Item=to_item(row) | attributes)
+
+
+# --- On both
+
+
+def test_a_row_is_read_as_it_was_written(downloads: Downloads) -> None:
+    assert downloads.add(EVERYTHING) is None
+    assert downloads.get(UID, AUDIO) == replace(EVERYTHING, version=1)
+    assert downloads.get(UID, DEFAULT) is None
+
+
+def test_a_row_that_is_there_stays_as_it_is(downloads: Downloads) -> None:
+    downloads.add(requested(name="first"))
+    there = downloads.add(requested(name="second"))
+    assert there == requested(name="first", version=1)
+    assert downloads.get(*requested().key) == there
+
+
+def test_each_write_counts_the_version_up(downloads: Downloads) -> None:
+    downloads.add(requested())
+    saved = downloads.save(in_progress(version=1))
+    assert saved == in_progress(version=2)
+    assert downloads.save(replace(saved, percent_complete=50.0)).version == 3
+
+
+def test_a_row_that_changed_since_it_was_read_is_not_overwritten(downloads: Downloads) -> None:
+    downloads.add(requested())
+    downloads.save(in_progress(version=1))
+    with pytest.raises(LostRace, match=f"{UID}/default changed since it was read"):
+        downloads.save(deleting(version=1))
+    assert downloads.get(*requested().key) == in_progress(version=2)
+
+
+def test_a_row_that_is_not_there_cannot_be_saved(downloads: Downloads) -> None:
+    with pytest.raises(LostRace):
+        downloads.save(requested())
+    assert downloads.get(*requested().key) is None
+
+
+def test_all_rows_of_a_video_are_found(downloads: Downloads) -> None:
+    for row in (requested(), requested(UID, AUDIO), requested(uid(7))):
+        downloads.add(row)
+    assert [row.key for row in downloads.of_video(UID)] == [(UID, AUDIO), (UID, DEFAULT)]
+    assert downloads.of_video(uid(8)) == []
+
+
+def test_due_rows_come_oldest_first_and_no_more_than_asked_for(downloads: Downloads) -> None:
+    for number, late in enumerate((30, 10, 20, 40, 0.5)):
+        downloads.add(requested(uid(number), due_at=NOW + late))
+
+    def due(until: float, limit: int) -> list[str]:
+        return [row.video_uid for row in downloads.due("live-create", until, limit)]
+
+    assert due(NOW + 30, 10) == [uid(4), uid(1), uid(2), uid(0)]
+    assert due(NOW + 30, 2) == [uid(4), uid(1)]
+    assert due(NOW + 0.499, 10) == []
+    assert due(NOW + 0.5, 10) == [uid(4)]
+
+
+def test_each_queue_holds_its_own_rows_and_only_those_with_something_to_do(
+    downloads: Downloads,
+) -> None:
+    rows = {
+        "live-create": [requested(uid(1))],
+        "live-look": [in_progress(uid(2)), deleting(video_uid=uid(3))],
+        "backfill-create": [requested(uid(4), lane=Lane.BACKFILL)],
+        "backfill-look": [in_progress(uid(5), lane=Lane.BACKFILL)],
+        "upkeep": [ready(uid(6), step=Step.VERIFY, due_at=NOW)],
+        "": [ready(uid(7)), failed(video_uid=uid(8)), deleted(video_uid=uid(9))],
+    }
+    for row in (row for found in rows.values() for row in found):
+        downloads.add(row)
+    for queue in filter(None, rows):
+        found = downloads.due(queue, NOW + 1e6, 100)
+        assert sorted(row.video_uid for row in found) == [row.video_uid for row in rows[queue]]
+
+
+def test_a_row_leaves_the_queue_with_its_step(downloads: Downloads) -> None:
+    downloads.add(in_progress())
+    downloads.save(ready(version=1))
+    assert downloads.due("live-look", NOW + 1e6, 10) == []
+
+
+def test_the_keys_of_a_status_come_in_the_order_of_the_change(downloads: Downloads) -> None:
+    for number, late in enumerate((3, 1, 2)):
+        downloads.add(failed(video_uid=uid(number), updated_at=NOW + late))
+    downloads.add(requested(uid(9)))
+    assert list(downloads.with_status(Status.ERROR)) == [
+        (uid(1), DEFAULT),
+        (uid(2), DEFAULT),
+        (uid(0), DEFAULT),
+    ]
+    assert list(downloads.with_status(Status.DELETED)) == []
+
+
+def test_text_that_a_table_cannot_hold_is_cut_and_mended(downloads: Downloads) -> None:
+    downloads.add(requested(name="x" * 500_000, creator="half a \ud800 surrogate"))
+    row = downloads.get(*requested().key)
+    assert row is not None
+    assert row.name is not None
+    assert len(row.name) == 1024
+    assert row.creator == "half a ? surrogate"
+
+
+# --- On DynamoDB alone
+
+
+class Repeated:
+    """A client whose first answer to a write is lost: the SDK repeats, and meets what it did."""
+
+    def __init__(self, client: DynamoDBClient) -> None:
+        self._client = client
+        self.exceptions = client.exceptions
+
+    def put_item(self, **arguments: Any) -> Any:
+        self._client.put_item(**arguments)
+        return self._client.put_item(**arguments)
+
+
+def test_a_repeated_write_that_meets_its_own_success_has_succeeded(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    repeating: Any = Repeated(dynamodb)
+    repeated = DownloadsTable(repeating, TABLE)
+    # Fractions of a second, whole numbers and text all compare as they were written.
+    assert repeated.add(EVERYTHING) is None
+    assert repeated.save(replace(EVERYTHING, version=1, percent_complete=100.0)).version == 2
+    row = table.get(*EVERYTHING.key)
+    assert row == replace(EVERYTHING, version=2, percent_complete=100.0)
+
+
+def test_two_who_write_the_same_in_the_same_instant_are_still_two(table: DownloadsTable) -> None:
+    assert table.add(requested()) is None
+    assert table.add(requested()) == requested(version=1)
+    sent = download.create_sent(requested(version=1), NOW)
+    table.save(sent)
+    with pytest.raises(LostRace):
+        table.save(sent)
+
+
+def test_a_refusal_of_another_kind_is_raised_as_it_is(dynamodb: DynamoDBClient) -> None:
+    with pytest.raises(ClientError, match="ResourceNotFound"):
+        DownloadsTable(dynamodb, "no-such-table").add(requested())
+
+
+POISON: list[dict[str, Any]] = [
+    {"status": {"S": "lost"}},
+    {"_lane": {"NULL": True}},
+    {"_step": {"S": "dance"}},
+    {"_version": {"S": "many"}},
+    {"_version": {"N": "1.5"}},
+    {"requested_at": {"S": "yesterday"}},
+    {"requested_at": {"BOOL": True}},
+    {"requires_signed_url": {"S": "yes"}},
+    {"name": {"L": [{"S": "a"}]}},
+    {"percent_complete": {"S": "39"}},
+]
+
+
+@pytest.mark.parametrize("poison", POISON, ids=str)
+def test_a_row_that_cannot_be_read_blocks_no_other(
+    dynamodb: DynamoDBClient, table: DownloadsTable, poison: dict[str, Any]
+) -> None:
+    put(dynamodb, requested(), **poison)
+    table.add(requested(UID, AUDIO))
+    assert [row.key for row in table.of_video(UID)] == [(UID, AUDIO)]
+    # Not even with a page of nothing but such rows.
+    assert [row.key for row in table.due("live-create", NOW, 1)] == [(UID, AUDIO)]
+    with pytest.raises(Unreadable, match="not a download"):
+        table.get(UID, DEFAULT)
+    with pytest.raises(Unreadable, match="not a download"):
+        table.add(requested())
+
+
+def test_a_row_without_what_every_row_has_cannot_be_read() -> None:
+    item = to_item(requested())
+    del item["requested_at"]
+    with pytest.raises(Unreadable, match="requested_at"):
+        from_item(item)
+
+
+def test_a_foreign_download_type_is_left_out(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    put(dynamodb, failed(), download_type={"S": "hologram"})
+    table.add(failed())
+    assert list(table.with_status(Status.ERROR)) == [(UID, DEFAULT)]
+    assert [row.key for row in table.of_video(UID)] == [(UID, DEFAULT)]
+
+
+def test_what_others_add_to_an_item_does_not_disturb(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    put(dynamodb, requested(), note={"S": "look at this one"}, _of_the_future={"BOOL": True})
+    assert table.get(UID, DEFAULT) == requested()
+
+
+def item_of(dynamodb: DynamoDBClient, row: Download) -> dict[str, Any]:
+    uid, kind = row.key
+    key: Any = {"video_uid": {"S": uid}, "download_type": {"S": kind}}
+    return dict(dynamodb.get_item(TableName=TABLE, Key=key)["Item"])
+
+
+def public(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if not name.startswith("_")}
+
+
+def test_an_item_is_what_the_contract_says(dynamodb: DynamoDBClient, table: DownloadsTable) -> None:
+    row = ready(name="clip.mp4", requires_signed_url=True, duration_seconds=5.5, creator="me")
+    table.add(row)
+    assert public(item_of(dynamodb, row)) == {
+        "video_uid": {"S": UID},
+        "download_type": {"S": "default"},
+        "status": {"S": "ready"},
+        "url": {"S": url_of()},
+        "percent_complete": {"N": "100"},
+        "requires_signed_url": {"BOOL": True},
+        "creator": {"S": "me"},
+        "name": {"S": "clip.mp4"},
+        "duration_seconds": {"N": "5.5"},
+        "requested_at": {"S": "2027-01-15T08:00:00.000Z"},
+        "updated_at": {"S": "2027-01-15T08:00:00.000Z"},
+        "ready_at": {"S": "2027-01-15T08:00:00.000Z"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        (requested(), set()),
+        (in_progress(), {"percent_complete"}),
+        (ready(), {"percent_complete", "url", "ready_at"}),
+        (failed(), {"percent_complete", "error_code", "error_message"}),
+        (deleting(), {"percent_complete"}),
+        (deleted(), set()),
+    ],
+)
+def test_an_item_holds_only_what_goes_with_its_status(row: Download, names: set[str]) -> None:
+    always = {"video_uid", "download_type", "status", "requested_at", "updated_at"}
+    assert public(to_item(row)).keys() == always | names
+    # So that it is in the index of due rows only if there is something to do.
+    assert ("_queue" in to_item(row)) == ("_due_at" in to_item(row)) == (row.step is not None)
+
+
+def test_every_attribute_of_our_own_begins_with_an_underscore() -> None:
+    contract = {
+        "video_uid",
+        "download_type",
+        "status",
+        "url",
+        "percent_complete",
+        "requires_signed_url",
+        "creator",
+        "name",
+        "duration_seconds",
+        "error_code",
+        "error_message",
+        "requested_at",
+        "updated_at",
+        "ready_at",
+    }
+    assert public(to_item(EVERYTHING)).keys() == contract
+    assert len(to_item(EVERYTHING)) == len(fields(Download)) + 1  # _queue
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (NOW, "2027-01-15T08:00:00.000Z"),
+        (NOW + 0.25, "2027-01-15T08:00:00.250Z"),
+        (NOW + 59.9999, "2027-01-15T08:00:59.999Z"),
+    ],
+)
+def test_times_are_iso_8601_in_utc_and_sort_as_text(seconds: float, text: str) -> None:
+    assert iso_time(seconds) == text
+
+
+def test_a_consumer_finds_what_became_ready_since_a_time(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    for number in range(3):
+        at = NOW + number
+        table.add(ready(uid(number), name=f"clip {number}", updated_at=at, ready_at=at))
+    table.add(failed(video_uid=uid(9), updated_at=NOW + 9))
+    found = dynamodb.query(
+        TableName=TABLE,
+        IndexName="status-index",
+        KeyConditionExpression="#status = :ready AND updated_at >= :since",
+        ExpressionAttributeNames={"#status": "status"},
+        ExpressionAttributeValues={
+            ":ready": {"S": "ready"},
+            ":since": {"S": "2027-01-15T08:00:01.000Z"},
+        },
+    )["Items"]
+    assert [item["name"]["S"] for item in found] == ["clip 1", "clip 2"]
+    # The index repeats the public row, and nothing of the bookkeeping.
+    assert {name for item in found for name in item} == public(to_item(ready(name="a"))).keys()

@@ -1,0 +1,189 @@
+"""The real handlers and the simulated Cloudflare in virtual time: hours pass in seconds."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from stream_downloads.advance import Outcome
+from stream_downloads.budget import Budget
+from stream_downloads.cloudflare import StreamClient
+from stream_downloads.download import Download, DownloadType
+from stream_downloads.poller import Poller, Summary
+from stream_downloads.service import Service
+from tests.memory import MemoryControl, MemoryDownloads
+from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator, Webhook
+from tests.template import environment
+
+os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
+
+from functions.receive_webhook import app as receive_webhook
+
+WEBHOOK_URL = "https://receive.lambda-url.us-east-1.on.aws/"
+START = 1_800_000_000.0
+
+Job = Sequence[Download]
+
+
+class VirtualClock:
+    """A clock that moves when it is told to, or when somebody sleeps by it.
+
+    What happens by itself meanwhile happens at its own time: ``next_event`` says when there is
+    something, ``happen`` does it.
+    """
+
+    def __init__(self, now: float = START) -> None:
+        self.now = now
+        self.next_event: Callable[[], float | None] = lambda: None
+        self.happen: Callable[[], object] = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let that many seconds pass."""
+        until = self.now + seconds
+        while (at := self.next_event()) is not None and at <= until:
+            self.now = max(self.now, at)
+            self.happen()
+        self.now = max(self.now, until)  # what happened may have taken time of its own
+
+
+class FixedCredentials:
+    """Credentials that need no Secrets Manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def headers(self) -> Mapping[str, str]:
+        """As `stream_downloads.credentials.ApiCredentials.headers`."""
+        return {"Authorization": f"Bearer {self._settings.api_token}"}
+
+    def refresh(self) -> bool:
+        """As `stream_downloads.credentials.ApiCredentials.refresh`."""
+        return False
+
+
+class FixedSecrets:
+    """The signing secret that the simulator signs with."""
+
+    def __init__(self, simulator: StreamSimulator) -> None:
+        self._simulator = simulator
+
+    def candidates(self) -> tuple[bytes, ...]:
+        """As `stream_downloads.credentials.SigningSecrets.candidates`."""
+        subscription = self._simulator.outbox.subscription
+        return (subscription.secret.encode(),) if subscription else ()
+
+    def refresh(self) -> None:
+        """As `stream_downloads.credentials.SigningSecrets.refresh`."""
+
+
+class World:
+    """One stack and one Cloudflare, in one process and one virtual time.
+
+    Args:
+        limit: ``CloudflareRequestLimit``.
+        download_types: ``DownloadTypes``.
+        retention: seconds until a ready download is deleted; 0 keeps it.
+        latency: virtual seconds that a batch of requests to Cloudflare takes, made in parallel by
+            the poller; nobody waits for those of a webhook.
+        arriving: whether webhooks arrive at their time while the clock moves; if not,
+            ``deliver_webhooks`` brings them.
+        seed: of everything that is left to chance.
+    """
+
+    # What stands in for the two tables.
+    downloads_type: type[MemoryDownloads] = MemoryDownloads
+    control_type: type[MemoryControl] = MemoryControl
+
+    def __init__(
+        self,
+        *,
+        limit: int = 600,
+        download_types: tuple[DownloadType, ...] = (DownloadType.DEFAULT,),
+        retention: float = 0.0,
+        latency: float = 0.0,
+        arriving: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.simulator = StreamSimulator(clock=self.clock, seed=seed)
+        self.downloads = self.downloads_type()
+        self.control = self.control_type(self.clock)
+        self.latency = latency
+        # Each function has its own process: of the two, only the tables are shared.
+        self.service = self.make_service(limit, download_types, retention, seed)
+        self.webhook_service = self.make_service(limit, download_types, retention, seed + 1)
+        self.secrets = FixedSecrets(self.simulator)
+        self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock())
+        if arriving:
+            self.clock.next_event = lambda: self.simulator.next_webhook_at
+            self.clock.happen = self.deliver_webhooks
+
+    def make_service(
+        self,
+        limit: int,
+        download_types: tuple[DownloadType, ...],
+        retention: float,
+        seed: int,
+    ) -> Service:
+        """The service, as one function would have it."""
+        budget = Budget(self.control, limit, self.clock)
+        credentials: Any = FixedCredentials(self.simulator.settings)
+        pool = InProcessPool(self.simulator, sleep=self.clock.sleep)
+        return Service(
+            downloads=self.downloads,
+            control=self.control,
+            budget=budget,
+            credentials=credentials,
+            stream=StreamClient(
+                self.simulator.settings.account_id,
+                base_url=BASE_URL,
+                authorization=credentials.headers,
+                pool=pool,
+                on_rate_limit=budget.observe,
+                monotonic=self.clock,
+            ),
+            download_types=download_types,
+            retention=retention,
+            clock=self.clock,
+            monotonic=self.clock,
+            sleep=self.clock.sleep,
+            jitter=random.Random(seed).random,  # noqa: S311
+        )
+
+    def deliver_webhooks(self) -> list[int]:
+        """Send the webhooks that are due now; the statuses of the answers."""
+        return [self.deliver(webhook) for webhook in self.simulator.due_webhooks()]
+
+    def deliver(self, webhook: Webhook) -> int:
+        """Send one webhook; the status of the answer."""
+        secrets: Any = self.secrets
+        event = function_url_event(webhook.body, webhook.headers)
+        answer = receive_webhook.receive(self.webhook_service, secrets, event)
+        return int(answer["statusCode"])
+
+    def poll(self, window: float = 0.0, timeout: float = 80.0) -> Summary:
+        """One run of the poller, now."""
+        ends_at = self.clock() + timeout
+        return Poller(self.service, lambda: ends_at - self.clock(), self._in_parallel).run(window)
+
+    def _in_parallel(
+        self, advance: Callable[[Job], Outcome], jobs: Sequence[Job]
+    ) -> Iterator[Outcome]:
+        """The requests of a batch reach Cloudflare together, once their latency has passed."""
+        self.clock.sleep(self.latency)
+        return map(advance, jobs)
+
+
+def function_url_event(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    """A Function URL event (payload format 2.0) with this body."""
+    return {
+        "requestContext": {"http": {"method": "POST"}},
+        "headers": {name.lower(): value for name, value in headers.items()},
+        "body": body.decode(),
+        "isBase64Encoded": False,
+    }
