@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ import pytest
 import pytest_socket
 from moto import mock_aws
 
+from stream_downloads.cloudflare import StreamClient
+from stream_downloads.service import Service
+from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator
 from tests.template import REFERENCES, table_schema
 
 if TYPE_CHECKING:
@@ -47,6 +51,27 @@ def secretsmanager() -> SecretsManagerClient:
     """A client for the secrets, to look and to rotate."""
     client: SecretsManagerClient = _client("secretsmanager")
     return client
+
+
+@pytest.fixture
+def simulator() -> StreamSimulator:
+    """A Cloudflare that knows the account and the token of the stack."""
+    account_id = REFERENCES["CloudflareAccountId"]
+    return StreamSimulator(settings=Settings(account_id=account_id, api_token=API_TOKEN))
+
+
+@pytest.fixture
+def service(simulator: StreamSimulator) -> Service:
+    """The service as deployed, but for the connection to Cloudflare."""
+    deployed = Service.from_environment()
+    stream = StreamClient(
+        REFERENCES["CloudflareAccountId"],
+        base_url=BASE_URL,
+        authorization=deployed.credentials.headers,
+        pool=InProcessPool(simulator),
+        on_rate_limit=deployed.budget.observe,
+    )
+    return replace(deployed, stream=stream)
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -13,14 +12,14 @@ from botocore.exceptions import ClientError
 
 from functions.register_webhook import app
 from stream_downloads.ask import NotNow
-from stream_downloads.cloudflare import NotReached, Refused, StreamClient
+from stream_downloads.cloudflare import NotReached, Refused
 from stream_downloads.control import ControlTable
 from stream_downloads.credentials import SecretUnavailable
 from stream_downloads.payload import BadRequest
 from stream_downloads.service import Service
 from tests.events import LambdaContext, load_event
-from tests.simulator import BASE_URL, Fault, InProcessPool, Settings, StreamSimulator
-from tests.template import REFERENCES, environment
+from tests.simulator import Fault, StreamSimulator
+from tests.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -31,30 +30,11 @@ SECRET_ARN = REFERENCES["WebhookSecret.Id"]
 CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]
 
 
-@pytest.fixture
-def simulator(secretsmanager: SecretsManagerClient) -> StreamSimulator:
-    stored = secretsmanager.get_secret_value(SecretId=CREDENTIALS_ARN)["SecretString"]
-    settings = Settings(
-        account_id=REFERENCES["CloudflareAccountId"], api_token=json.loads(stored)["api_token"]
-    )
-    return StreamSimulator(settings=settings)
-
-
 @pytest.fixture(autouse=True)
-def service(simulator: StreamSimulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """The service as deployed, but for the connection to Cloudflare."""
-    deployed = Service.from_environment()
-    stream = StreamClient(
-        environment()["CLOUDFLARE_ACCOUNT_ID"],
-        base_url=BASE_URL,
-        authorization=deployed.credentials.headers,
-        pool=InProcessPool(simulator),
-        on_rate_limit=deployed.budget.observe,
-    )
-    service = replace(deployed, stream=stream)
+def deployed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function of this service."""
     monkeypatch.setattr(app, "SERVICE", service)
     monkeypatch.setattr(app, "SECRETS", boto3.client("secretsmanager"))
-    return service
 
 
 def invoke(event: object = None) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""PollDownloads with the template's tables by moto and the simulator in the same process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from functions.poll_downloads import app
+from stream_downloads import download, intents
+from stream_downloads.download import DownloadType, Status, VideoFacts
+from stream_downloads.payload import BadRequest
+from stream_downloads.service import Service
+from tests.events import LambdaContext, load_event
+from tests.simulator import StreamSimulator
+from tests.template import REFERENCES
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
+
+
+@pytest.fixture(autouse=True)
+def deployed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function of this service, one pass at a time."""
+    monkeypatch.setattr(app, "SERVICE", service)
+    monkeypatch.setattr(app, "WINDOW", 0.0)
+
+
+def poll(**context: Any) -> dict[str, Any]:
+    answer = app.lambda_handler(load_event("poll_downloads"), LambdaContext(**context))
+    assert isinstance(answer, dict)
+    return answer
+
+
+def want(service: Service, uid: str, *kinds: DownloadType) -> None:
+    now = service.clock()
+    intents.video_is_ready(service.downloads, uid, kinds or BOTH[:1], VideoFacts(), now)
+
+
+def hurry(service: Service, uid: str) -> None:
+    """Let what has to be done next for a video be due now."""
+    for row in service.downloads.of_video(uid):
+        service.downloads.save(download.try_again(row, service.clock()))
+
+
+def test_what_is_wanted_is_created_then_listed_then_ready(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    uid = simulator.upload(generation_seconds=0.0, webhook_delays=())
+    want(service, uid, *BOTH)
+    assert poll()["requests"] == 2
+    hurry(service, uid)
+    answer = poll()
+    assert (answer["requests"], answer["ready"]) == (1, 2)
+    for row in service.downloads.of_video(uid):
+        assert row.status is Status.READY
+        assert row.url is not None
+        assert simulator.fetch(row.url) == 200
+    assert simulator.counts() == {"create download": 2, "list downloads": 1}
+
+
+def test_a_video_that_is_not_done_has_a_percentage_and_no_url(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient, service: Service
+) -> None:
+    uid = simulator.upload(generation_seconds=1000.0, webhook_delays=())
+    want(service, uid)
+    poll()
+    hurry(service, uid)
+    poll()
+    (item,) = dynamodb.scan(TableName=REFERENCES["DownloadsTable"])["Items"]
+    assert item["status"] == {"S": "inprogress"}
+    assert 0 <= float(item["percent_complete"]["N"]) <= 100
+    assert "url" not in item
+
+
+def test_a_run_with_no_time_left_leaves_everything_due(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    uid = simulator.upload(webhook_delays=())
+    want(service, uid)
+    answer = poll(remaining_ms=10_000)
+    assert answer["ended"] == "the function's time is over"
+    assert simulator.calls == []
+    assert poll()["requests"] == 1
+
+
+def test_a_row_that_cannot_be_read_blocks_no_other(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient, service: Service
+) -> None:
+    uid = simulator.upload(webhook_delays=())
+    dynamodb.put_item(
+        TableName=REFERENCES["DownloadsTable"],
+        Item={
+            "video_uid": {"S": "poison"},
+            "download_type": {"S": "mp3"},
+            "_queue": {"S": "live-create"},
+            "_due_at": {"N": "1"},
+        },
+    )
+    want(service, uid)
+    assert poll()["requests"] == 1
+
+
+def test_two_runs_one_after_the_other_share_nothing_but_the_tables(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    uid = simulator.upload(webhook_delays=())
+    want(service, uid)
+    assert (poll()["requests"], poll()["requests"]) == (1, 0)
+    assert simulator.counts() == {"create download": 1}
+
+
+def test_input_is_refused() -> None:
+    with pytest.raises(BadRequest, match="takes no input"):
+        app.lambda_handler({"now": True}, LambdaContext())

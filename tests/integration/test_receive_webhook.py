@@ -1,0 +1,236 @@
+"""ReceiveWebhook as the contract has it: the answer, what is written, what is asked of Cloudflare."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from functions.receive_webhook import app
+from stream_downloads.credentials import SigningSecrets
+from stream_downloads.download import DownloadType, Status
+from stream_downloads.observability import logger
+from stream_downloads.service import Service
+from tests.events import VIDEO_UID, LambdaContext, signed_event, video_event
+from tests.integration.conftest import WEBHOOK_SECRET
+from tests.simulator import Fault, StreamSimulator
+from tests.template import REFERENCES
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+SECRET_ARN = REFERENCES["WebhookSecret.Id"]
+BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
+
+
+@pytest.fixture(autouse=True)
+def deployed(
+    service: Service, secretsmanager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function of this service."""
+    use(monkeypatch, service)
+    monkeypatch.setattr(app, "SECRETS", SigningSecrets(secretsmanager, SECRET_ARN))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
+    monkeypatch.setattr(app, "SERVICE", service)
+
+
+def send(event: dict[str, Any]) -> int:
+    answer = app.lambda_handler(event, LambdaContext())
+    assert set(answer) == {"statusCode", "headers", "body"}
+    return int(answer["statusCode"])
+
+
+def webhook(body: bytes | dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """A good webhook, just signed; ``options`` as for `signed_event`."""
+    details: dict[str, Any] = {"secret": WEBHOOK_SECRET.encode(), "now": int(time.time())}
+    details |= options
+    return signed_event(video_event() if body is None else body, **details)
+
+
+def items(dynamodb: DynamoDBClient, table: str = "DownloadsTable") -> list[dict[str, Any]]:
+    found: list[Any] = dynamodb.scan(TableName=REFERENCES[table])["Items"]
+    return found
+
+
+def rotate(secretsmanager: SecretsManagerClient, secret: str) -> None:
+    value = json.dumps({"webhook_secret": secret})
+    secretsmanager.put_secret_value(SecretId=SECRET_ARN, SecretString=value)
+
+
+@pytest.fixture
+def video(simulator: StreamSimulator) -> str:
+    """A video that is ready at Cloudflare."""
+    return simulator.upload(webhook_delays=())
+
+
+def test_a_ready_video_gets_its_row_and_its_create_at_once(
+    simulator: StreamSimulator, service: Service, video: str
+) -> None:
+    assert send(webhook(video_event(uid=video, creator="someone"))) == 200
+    row = service.downloads.get(video, DownloadType.DEFAULT)
+    assert row is not None
+    assert (row.status, row.creator, row.url) == (Status.INPROGRESS, "someone", None)
+    assert simulator.counts() == {"create download": 1}
+
+
+def test_each_wanted_type_is_created(
+    simulator: StreamSimulator, service: Service, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, replace(service, download_types=BOTH))
+    assert send(webhook(video_event(uid=video))) == 200
+    assert [row.status for row in service.downloads.of_video(video)] == [Status.INPROGRESS] * 2
+    assert simulator.counts() == {"create download": 2}
+
+
+def test_a_redelivered_webhook_changes_nothing(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient, video: str
+) -> None:
+    event = webhook(video_event(uid=video))
+    send(event)
+    before = (items(dynamodb), items(dynamodb, "ControlTable"))
+    assert send(event) == 200
+    assert (items(dynamodb), items(dynamodb, "ControlTable")) == before
+    assert simulator.counts() == {"create download": 1}
+
+
+@pytest.mark.parametrize("is_base64", [False, True])
+def test_cloudflares_own_example_is_taken(
+    simulator: StreamSimulator, service: Service, *, is_base64: bool
+) -> None:
+    assert send(webhook(is_base64=is_base64)) == 200
+    row = service.downloads.get(VIDEO_UID, DownloadType.DEFAULT)
+    assert row is not None
+    # The simulated Cloudflare has no such video: the poller finds out what that means.
+    assert (row.status, row.duration_seconds) == (Status.REQUESTED, 5.5)
+    assert simulator.counts() == {"create download": 1}
+
+
+def test_a_failed_video_ends_in_error_with_cloudflares_reason(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    event = video_event("video_failed")
+    assert send(webhook(event)) == 200
+    row = service.downloads.get(event["uid"], DownloadType.DEFAULT)
+    assert row is not None
+    assert row.status is Status.ERROR
+    assert row.error_code == event["status"]["errorReasonCode"]
+    assert simulator.calls == []
+
+
+UNAUTHENTIC = {
+    "unsigned": {"webhook-signature": None},
+    "malformed": {"webhook-signature": "sig1"},
+    "wrong": {"webhook-signature": f"time={int(time.time())},sig1={'0' * 64}"},
+}
+
+
+@pytest.mark.parametrize("headers", UNAUTHENTIC.values(), ids=UNAUTHENTIC.keys())
+def test_what_is_not_authentic_writes_nothing_and_asks_nothing(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient, headers: dict[str, str | None]
+) -> None:
+    event = webhook()
+    event["headers"] |= headers
+    event["headers"] = {name: value for name, value in event["headers"].items() if value}
+    assert send(event) == 403
+    assert items(dynamodb) == items(dynamodb, "ControlTable") == []
+    assert simulator.calls == []
+
+
+def test_a_stale_signature_is_refused(dynamodb: DynamoDBClient) -> None:
+    assert send(webhook(now=int(time.time()) - 400)) == 403
+    assert items(dynamodb) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"requestContext": {"http": {"method": "GET"}}}, 405),
+        ({"body": "%%%", "isBase64Encoded": True}, 400),
+        ({"body": "x" * (1024 * 1024 + 1)}, 413),
+    ],
+)
+def test_what_cannot_be_a_webhook_is_told_so(
+    dynamodb: DynamoDBClient, change: dict[str, Any], status: int
+) -> None:
+    assert send(webhook() | change) == status
+    assert items(dynamodb) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"uid": "../x", "status": {"state": "ready"}}'])
+def test_an_authentic_event_that_cannot_be_used_is_taken_and_leaves_nothing(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient, body: bytes
+) -> None:
+    assert send(webhook(body)) == 200
+    assert items(dynamodb) == []
+    assert simulator.calls == []
+
+
+def test_a_rotated_secret_is_found_and_the_one_before_stays_good(
+    secretsmanager: SecretsManagerClient, video: str
+) -> None:
+    assert send(webhook(video_event(uid=video))) == 200
+    rotate(secretsmanager, "the-next-secret")
+    assert send(webhook(video_event(uid=video), secret=b"the-next-secret")) == 200
+    assert send(webhook(video_event(uid=video))) == 200
+    assert send(webhook(video_event(uid=video), secret=b"another-secret")) == 403
+
+
+@pytest.mark.parametrize("stored", ["", "{}", '{"webhook_secret": ""}'])
+def test_without_a_usable_secret_nothing_is_taken(
+    secretsmanager: SecretsManagerClient, dynamodb: DynamoDBClient, stored: str
+) -> None:
+    secretsmanager.put_secret_value(SecretId=SECRET_ARN, SecretString=stored or "x")
+    assert send(webhook(secret=b"x")) == 500
+    assert items(dynamodb) == []
+
+
+def test_no_200_before_the_intent_is_durable(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient
+) -> None:
+    dynamodb.delete_table(TableName=REFERENCES["DownloadsTable"])
+    assert send(webhook()) == 500
+    assert simulator.calls == []
+
+
+def test_without_the_control_table_the_intent_is_taken_all_the_same(
+    simulator: StreamSimulator, dynamodb: DynamoDBClient, service: Service
+) -> None:
+    dynamodb.delete_table(TableName=REFERENCES["ControlTable"])
+    assert send(webhook()) == 200
+    row = service.downloads.get(VIDEO_UID, DownloadType.DEFAULT)
+    assert row is not None
+    assert row.due_at is not None
+    assert simulator.calls == []
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(
+    simulator: StreamSimulator, service: Service, video: str, fault: Fault
+) -> None:
+    simulator.faults.script(fault, times=5)
+    assert send(webhook(video_event(uid=video))) == 200
+    row = service.downloads.get(video, DownloadType.DEFAULT)
+    assert row is not None
+    assert row.due_at is not None
+    assert row.url is None
+
+
+def test_what_is_logged_names_the_video_and_holds_no_secret(
+    video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = io.StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", lines)
+    event = webhook(video_event(uid=video))
+    send(event)
+    send(event | {"body": event["body"] + " "})
+    signature = event["headers"]["webhook-signature"].partition("sig1=")[2]
+    assert WEBHOOK_SECRET not in lines.getvalue()
+    assert signature not in lines.getvalue()
+    assert f'"video_uid":"{video}"' in lines.getvalue()
