@@ -34,8 +34,9 @@ format: $(VENV)/installed ## put the code into shape
 	ruff check --fix .
 	ruff format .
 
-bench: build ## measure the cold start and the layer's size
+bench: build ## measure the cold start, and the scheduling next to a minute poller (PLOT=file.png draws it)
 	$(PYTHON) -m tests.bench.cold_start
+	PYTHONPATH=layers/stream_downloads $(PYTHON) -m tests.bench $(if $(PLOT),--plot $(PLOT))
 
 build: $(VENV)/installed ## build the functions and the layer into .aws-sam/
 	sam build

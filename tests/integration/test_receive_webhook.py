@@ -1,4 +1,4 @@
-"""ReceiveWebhook as the contract has it: the answer, what is written, what is asked of Cloudflare."""
+"""ReceiveWebhook as the contract has it: its answer, what it writes, what it asks of Cloudflare."""
 
 from __future__ import annotations
 

@@ -181,6 +181,20 @@ def test_the_keys_of_a_status_come_in_the_order_of_the_change(downloads: Downloa
     assert list(downloads.with_status(Status.DELETED)) == []
 
 
+def test_the_rows_of_a_status_are_counted(downloads: Downloads) -> None:
+    for number in range(3):
+        downloads.add(requested(uid(number)))
+    assert downloads.count(Status.REQUESTED) == 3
+    assert downloads.count(Status.READY) == 0
+
+
+def test_what_a_ready_video_would_change_nothing_about_is_settled(downloads: Downloads) -> None:
+    downloads.add(ready(uid(1)))
+    downloads.add(failed(video_uid=uid(2), reopens=True))
+    asked = [(uid(number), DEFAULT) for number in (1, 2, 3)]
+    assert downloads.settled(asked) == {(uid(1), DEFAULT)}
+
+
 def test_text_that_a_table_cannot_hold_is_cut_and_mended(downloads: Downloads) -> None:
     downloads.add(requested(name="x" * 500_000, creator="half a \ud800 surrogate"))
     row = downloads.get(*requested().key)

@@ -148,21 +148,21 @@ def queue_name(lane: Lane, *, creates: bool) -> str:
     return f"{lane}-{'create' if creates else 'look'}"
 
 
+_DOWNLOAD_URL: Final = re.compile(
+    r"https://(?:[a-z0-9-]+\.)?(?:cloudflarestream\.com|videodelivery\.net)"
+    r"/([0-9a-f]{32})/downloads/(default\.mp4|audio\.m4a)"
+)
+
+
 def is_publishable(url: str, video_uid: str, download_type: DownloadType) -> bool:
     """Whether this is a download URL of that video and type on a Cloudflare Stream host.
 
     https alone, no port, no user information, no query. The hosts and the path are those of
     https://developers.cloudflare.com/stream/viewing-videos/download-videos/.
     """
-    file_name = {DownloadType.DEFAULT: r"default\.mp4", DownloadType.AUDIO: r"audio\.m4a"}
-    return (
-        re.fullmatch(
-            r"https://([a-z0-9-]+\.)?(cloudflarestream\.com|videodelivery\.net)"
-            rf"/{re.escape(video_uid)}/downloads/{file_name[download_type]}",
-            url,
-        )
-        is not None
-    )
+    found = _DOWNLOAD_URL.fullmatch(url)
+    file_name = {DownloadType.DEFAULT: "default.mp4", DownloadType.AUDIO: "audio.m4a"}
+    return found is not None and found.groups() == (video_uid, file_name[download_type])
 
 
 # --- Wishes: a webhook, reconciliation, or a person -------------------------------------------

@@ -1,0 +1,239 @@
+"""What DynamoDB charges, in read and write units.
+
+Neither moto nor an in-memory table can tell: moto answers every query with half a unit and every
+write with one. So units are computed by DynamoDB's documented rules, from the items themselves:
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/on-demand-capacity-mode.html
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html (write costs)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+from stream_downloads.advance import VERIFY_AFTER
+from stream_downloads.budget import SLACK, WINDOW, Budget
+from stream_downloads.control import ControlTable, Record
+from stream_downloads.download import Download, DownloadType, Step, listed_ready
+from stream_downloads.poller import Summary
+from stream_downloads.table import DownloadsTable, to_item
+from tests.memory import Key, MemoryControl, MemoryDownloads
+from tests.simulator import RateLimiter, download_url
+from tests.template import table_schema
+from tests.world import World
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+READ_BYTES = 4096
+WRITE_BYTES = 1024
+
+Item = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Units:
+    """Read and write units consumed so far."""
+
+    read: float = 0.0
+    write: int = 0
+
+
+def size_of(item: Item) -> int:
+    """The bytes that DynamoDB counts for an item: names and values."""
+    return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(value: Mapping[str, Any]) -> int:
+    ((kind, content),) = value.items()
+    if kind == "S":
+        return len(content.encode())
+    if kind == "N":  # a byte for two digits, one for the exponent, one for a minus
+        return math.ceil(len(content.lstrip("-").replace(".", "")) / 2) + 1 + ("-" in content)
+    return 1
+
+
+def read_units(sizes: Iterable[int], *, consistent: bool) -> float:
+    """What one query page or one get costs: at least one block, half price if not consistent."""
+    blocks = max(1, math.ceil(sum(sizes) / READ_BYTES))
+    return blocks if consistent else blocks / 2
+
+
+class WritePrices:
+    """What a put into one table costs, its indexes included."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        """``schema`` is what ``create_table`` takes."""
+        key = [part["AttributeName"] for part in schema["KeySchema"]]
+        self._indexes: list[tuple[list[str], set[str] | None]] = []
+        for index in schema.get("GlobalSecondaryIndexes", ()):
+            own_key = [part["AttributeName"] for part in index["KeySchema"]]
+            others = index["Projection"].get("NonKeyAttributes")
+            projected = None if others is None else {*key, *own_key, *others}
+            self._indexes.append((own_key, projected))
+
+    def units(self, before: Item | None, after: Item) -> int:
+        """What it costs to put ``after`` in the place of ``before``; the larger one counts."""
+        units = _write_units(before, after)
+        for key, projected in self._indexes:
+            old, new = _entry(before, key, projected), _entry(after, key, projected)
+            if old == new:
+                continue
+            moved = old and new and any(old[name] != new[name] for name in key)
+            units += _write_units(old) + _write_units(new) if moved else _write_units(old, new)
+        return units
+
+
+def _entry(item: Item | None, key: list[str], projected: set[str] | None) -> Item | None:
+    """An item as an index holds it; None if it does not."""
+    if item is None or not all(name in item for name in key):
+        return None
+    return {name: value for name, value in item.items() if projected is None or name in projected}
+
+
+def _write_units(*items: Item | None) -> int:
+    return math.ceil(max(size_of(item) for item in items if item is not None) / WRITE_BYTES)
+
+
+class MeteredDownloads(MemoryDownloads):
+    """The downloads table in memory, counting what DynamoDB would charge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = Units()
+        self._prices = WritePrices(table_schema("DownloadsTable"))
+        self._sizes: dict[Key, int] = {}
+
+    def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
+        """One consistent read."""
+        row = super().get(video_uid, download_type)
+        self._count_read([row] if row else [], consistent=True)
+        return row
+
+    def of_video(self, video_uid: str) -> list[Download]:
+        """One consistent query."""
+        rows = super().of_video(video_uid)
+        self._count_read(rows, consistent=True)
+        return rows
+
+    def due(self, queue: str, until: float, limit: int) -> list[Download]:
+        """One query of the index."""
+        rows = super().due(queue, until, limit)
+        self._count_read(rows, consistent=False)
+        return rows
+
+    def _write(self, row: Download) -> Download:
+        before: Download | None = self.rows.get(row.key)
+        item = to_item(row)
+        self.units.write += self._prices.units(to_item(before) if before else None, item)
+        self._sizes[row.key] = size_of(item)
+        return super()._write(row)
+
+    def _count_read(self, rows: Iterable[Download], *, consistent: bool) -> None:
+        sizes = (self._sizes[row.key] for row in rows)
+        self.units.read += read_units(sizes, consistent=consistent)
+
+
+class MeteredControl(MemoryControl):
+    """The control table in memory, counting what DynamoDB would charge."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.units = Units()
+        self._prices = WritePrices(table_schema("ControlTable"))
+
+    def read(self, name: str) -> Record:
+        """One consistent read."""
+        self.units.read += read_units([size_of(self._item(name))], consistent=True)
+        return super().read(name)
+
+    def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
+        """One conditional write, which costs the same if it fails."""
+        before = self._item(name)
+        written = super().write(name, value, version)
+        self.units.write += self._prices.units(before, self._item(name))
+        return written
+
+    def _item(self, name: str) -> Item:
+        text, version = self._records.get(name, ("", 0))
+        return {"name": {"S": name}, "value": {"S": text}, "version": {"N": str(version)}}
+
+
+class MeteredWorld(World):
+    """The real handlers over tables that count what DynamoDB would charge."""
+
+    downloads_type = MeteredDownloads
+    control_type = MeteredControl
+    downloads: MeteredDownloads
+    control: MeteredControl
+
+
+class Meter:
+    """Counts what a client's reads of DynamoDB would be charged, by what they give back."""
+
+    def __init__(self, client: DynamoDBClient) -> None:
+        """Listen to the client's calls."""
+        self.read = 0.0
+        self._consistent = False
+        for call in ("Query", "GetItem"):
+            events = client.meta.events
+            events.register(f"before-parameter-build.dynamodb.{call}", self._asked)
+            events.register(f"after-call.dynamodb.{call}", self._answered)
+
+    def _asked(self, params: Mapping[str, Any], **_others: Any) -> None:
+        self._consistent = params.get("ConsistentRead", False)
+
+    def _answered(self, parsed: Mapping[str, Any], **_others: Any) -> None:
+        items = parsed.get("Items") or [parsed.get("Item", {})]
+        self.read += read_units(map(size_of, items), consistent=self._consistent)
+
+
+def poller_run(due: int, total: int) -> tuple[Summary, float]:
+    """One pass of the poller over a table of DynamoDB's, in which moto plays DynamoDB.
+
+    Args:
+        due: rows that wait for a look, and will be found ready.
+        total: rows of the table; the others are ready, and due again in a week.
+
+    Returns:
+        What the run did, and the read units that it consumed.
+    """
+    world = World(limit=2 * due, arriving=True)
+    world.simulator.limiter = RateLimiter(10 * due)
+    for _ in range(due):
+        world.simulator.upload()
+    world.clock.sleep(WINDOW + SLACK + 1)
+    client = boto3.client("dynamodb")
+    tables = {}
+    for table in ("DownloadsTable", "ControlTable"):
+        tables[table] = f"{table}-of-{total}"
+        client.create_table(**table_schema(table) | {"TableName": tables[table]})
+    _fill(client, tables["DownloadsTable"], [*world.downloads.rows.values()], total)
+    control = ControlTable(client, tables["ControlTable"])
+    world.service = replace(
+        world.service,
+        downloads=DownloadsTable(client, tables["DownloadsTable"]),
+        control=control,
+        budget=Budget(control, 2 * due, world.clock),
+    )
+    meter = Meter(client)
+    return world.poll(), meter.read
+
+
+def _fill(client: DynamoDBClient, table: str, rows: list[Download], total: int) -> None:
+    """Write the rows, and ready ones that make up the number."""
+    others = []
+    for number in range(total - len(rows)):
+        row = replace(rows[0], video_uid=f"{number:032x}")
+        url = download_url(row.video_uid, row.download_type)
+        verify = (Step.VERIFY, row.updated_at + VERIFY_AFTER)
+        others.append(listed_ready(row, url, verify, row.updated_at))
+    items = [to_item(row) for row in (*rows, *others)]
+    for start in range(0, len(items), 25):
+        puts: list[Any] = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
+        client.batch_write_item(RequestItems={table: puts})

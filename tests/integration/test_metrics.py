@@ -1,0 +1,335 @@
+"""What the service counts in a life with every kind of trouble, and who looks at it.
+
+The metrics are read from the lines that the code prints, as CloudWatch reads them: an alarm, a
+widget or a saved query about something that nobody writes fails here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pytest
+
+from functions.poll_downloads import app as poll_downloads
+from functions.receive_webhook import app as receive_webhook
+from functions.reconcile_library import app as reconcile_library
+from stream_downloads import observability, webhook
+from stream_downloads.download import DownloadType
+from stream_downloads.observability import Metric, logger
+from tests.events import LambdaContext, encoded, video_event
+from tests.simulator import Fault
+from tests.template import environment, template
+from tests.world import World, function_url_event
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+STACK = environment()["POWERTOOLS_SERVICE_NAME"]
+
+
+class Series(NamedTuple):
+    """What CloudWatch knows a metric by."""
+
+    namespace: str
+    name: str
+    dimensions: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was printed: the values of each metric, and the fields of the lines."""
+
+    metrics: dict[Series, list[float]] = field(default_factory=lambda: defaultdict(list))
+    fields: set[str] = field(default_factory=set)
+
+    def read(self, lines: str) -> None:
+        """Read lines of a log, as CloudWatch does."""
+        for line in map(json.loads, lines.splitlines()):
+            self.fields.update(line)
+            for told in line.get("_aws", {}).get("CloudWatchMetrics", ()):
+                for names in told["Dimensions"]:
+                    dimensions = frozenset((name, line[name]) for name in names)
+                    for metric in told["Metrics"]:
+                        series = Series(told["Namespace"], metric["Name"], dimensions)
+                        self.metrics[series] += line[metric["Name"]]
+
+    def total(self, metric: Metric, **dimensions: str) -> float:
+        """The sum of a metric's values."""
+        named = frozenset({"service": STACK, **dimensions}.items())
+        return sum(self.metrics.get(Series("StreamDownloads", metric, named), ()))
+
+
+@contextmanager
+def recording() -> Iterator[Written]:
+    """What is printed while the block lasts is in its result afterwards."""
+    written, output = Written(), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(output):
+        observability.flush()
+        output.truncate(0)
+        output.seek(0)
+        monkeypatch.setattr(logger.registered_handler, "stream", output)
+        yield written
+        observability.flush()
+    written.read(output.getvalue())
+
+
+def poll(world: World, minutes: int = 3) -> None:
+    """Let that many minutes pass, with a run of the poller each."""
+    for _ in range(minutes):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(poll_downloads, "SERVICE", world.service)
+            poll_downloads.lambda_handler({}, LambdaContext(remaining_ms=80_000))
+        world.clock.sleep(60)
+
+
+def reconcile(world: World) -> None:
+    reconcile_library.Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, None)
+
+
+def send(world: World, body: bytes, *, age: float = 0.0) -> int:
+    """Send a webhook that was signed so many seconds ago."""
+    secrets: Any = world.secrets
+    (secret,) = secrets.candidates()
+    header = webhook.sign(body, secret, int(world.clock() - age))
+    event = function_url_event(body, {"Webhook-Signature": header})
+    return int(receive_webhook.receive(world.webhook_service, secrets, event)["statusCode"])
+
+
+def upload(world: World, **details: Any) -> str:
+    uid = world.simulator.upload(**details)
+    world.deliver_webhooks()
+    return uid
+
+
+def drop_downloads(world: World, uid: str) -> None:
+    """Somebody deletes them in Cloudflare's dashboard; a week later that is found out."""
+    world.simulator.drop_download(uid, DownloadType.DEFAULT)
+    world.clock.sleep(8 * DAY)
+    poll(world, 5)
+
+
+def lose_a_webhook(world: World) -> None:
+    world.simulator.upload(webhook_delays=())
+    world.clock.sleep(HOUR)
+    reconcile(world)
+
+
+def fail_a_request(world: World, fault: Fault, call: str) -> None:
+    world.simulator.faults.script(fault, calls=[call])
+    world.simulator.upload(webhook_delays=())
+    reconcile(world)
+    poll(world, 10)
+
+
+@pytest.fixture(scope="module")
+def written() -> Written:
+    """What the code prints when all that it counts has happened."""
+    world = World()
+    with recording() as written:
+        reconcile(world)
+        uid = upload(world)
+        poll(world)
+        drop_downloads(world, uid)
+        upload(world, error_code="ERR_NON_VIDEO")
+        lose_a_webhook(world)
+        send(world, b"not json")
+        send(world, encoded(video_event()), age=400)
+        fail_a_request(world, Fault.URL_FOREIGN, "list downloads")
+        fail_a_request(world, Fault.UNAUTHORIZED, "create download")
+        fail_a_request(world, Fault.THROTTLED, "create download")
+        upload(world, failing_creates={"default": 9})
+        poll(world, 60)
+    return written
+
+
+def test_every_metric_is_written_by_the_code(written: Written) -> None:
+    assert {series.name for series in written.metrics} == set(Metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "dimensions", "count"),
+    [
+        (Metric.WEBHOOKS, {"outcome": "video_failed"}, 1),
+        (Metric.WEBHOOKS, {"outcome": "unusable"}, 1),
+        (Metric.WEBHOOKS, {"outcome": "unauthentic"}, 1),
+        (Metric.STALE_SIGNATURES, {}, 1),
+        (Metric.CLOUDFLARE_REQUESTS, {"call": "create_download", "outcome": "throttled"}, 1),
+        (Metric.CREDENTIALS_REFUSED, {}, 1),
+        (Metric.GATE_CLOSED, {}, 1),
+        (Metric.URLS_REFUSED, {}, 1),
+        (Metric.VIDEOS_FOUND, {}, 1),
+        (Metric.DRIFT, {}, 1),
+        (Metric.DOWNLOADS_FAILED, {}, 1),
+        # The first one, once more after it had vanished, the lost one and the three with a fault.
+        (Metric.DOWNLOADS_READY, {}, 6),
+    ],
+)
+def test_what_happens_once_is_counted_once(
+    written: Written, metric: Metric, dimensions: dict[str, str], count: int
+) -> None:
+    assert written.total(metric, **dimensions) == count
+
+
+def test_a_download_that_is_due_counts_from_when_it_was_due() -> None:
+    world = World()
+    with recording() as written:
+        upload(world, generation_seconds=5)
+        world.clock.sleep(3 * HOUR)
+        world.poll()
+    assert written.total(Metric.OLDEST_DUE) == pytest.approx(3 * HOUR, rel=0.05)
+
+
+def test_a_backfill_that_waits_does_not_count_as_late() -> None:
+    world = World()
+    world.simulator.upload(webhook_delays=())
+    world.clock.sleep(72 * HOUR)
+    reconcile_library.Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, 0.0)
+    world.clock.sleep(3 * HOUR)
+    with recording() as written:
+        assert world.poll().requests > 0
+    assert written.total(Metric.OLDEST_DUE) == 0
+
+
+def test_the_delay_is_that_from_create_to_ready() -> None:
+    world = World()
+    world.simulator.upload(webhook_delays=(), generation_seconds=5)
+    reconcile(world)
+    world.clock.sleep(HOUR)  # until the poller creates it
+    world.poll()
+    world.clock.sleep(200)
+    with recording() as written:
+        world.poll()
+    assert written.total(Metric.READY_DELAY) == pytest.approx(200, abs=5)
+
+
+def test_the_budget_used_is_a_part_of_the_limit() -> None:
+    world = World(limit=200)
+    with recording() as written:
+        for _ in range(4):
+            upload(world)
+        world.poll()
+    assert written.total(Metric.BUDGET_USED) == 2.0
+
+
+def test_what_was_there_before_the_stack_counts_as_missed_by_no_webhook() -> None:
+    world = World()
+    world.simulator.upload(webhook_delays=())
+    world.clock.sleep(HOUR)
+    with recording() as written:
+        reconcile(world)
+    assert written.total(Metric.VIDEOS_FOUND) == 0
+    assert len(world.downloads.rows) == 1
+
+
+def test_a_video_whose_webhook_may_be_on_its_way_is_requested_but_not_counted() -> None:
+    world = World()
+    reconcile(world)
+    world.simulator.upload(webhook_delays=(700.0,), encode_seconds=2 * HOUR)
+    world.clock.sleep(2 * HOUR + 30)
+    with recording() as written:
+        reconcile(world)
+    assert written.total(Metric.VIDEOS_FOUND) == 0
+    assert len(world.downloads.rows) == 1
+
+
+def test_a_type_that_is_wanted_only_since_then_was_missed_by_no_webhook() -> None:
+    world = World()
+    reconcile(world)
+    upload(world)
+    world.clock.sleep(HOUR)
+    both = world.make_service(600, tuple(DownloadType), 0.0, 1)
+    with recording() as written:
+        reconcile_library.Run(both, lambda: 600.0, map).reconcile(48 * HOUR, None)
+    assert written.total(Metric.VIDEOS_FOUND) == 0
+    assert len(world.downloads.rows) == 2
+
+
+# --- Who looks at it --------------------------------------------------------------------------
+
+
+def alarms() -> dict[str, dict[str, Any]]:
+    return {
+        name: resource["Properties"]
+        for name, resource in template()["Resources"].items()
+        if resource["Type"] == "AWS::CloudWatch::Alarm"
+    }
+
+
+def dashboard() -> list[Any]:
+    """The dashboard's metrics, as CloudWatch gets them."""
+    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
+    body = body.replace("${AWS::StackName}", STACK)
+    return [
+        metric
+        for widget in json.loads(body)["widgets"]
+        for metric in widget["properties"].get("metrics", ())
+    ]
+
+
+@pytest.mark.parametrize("name", alarms())
+def test_an_alarm_looks_at_what_is_written(name: str, written: Written) -> None:
+    alarm = alarms()[name]
+    dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
+    if not alarm["Namespace"].startswith("AWS/"):
+        assert dimensions.pop("service") == {"Ref": "AWS::StackName"}
+        named = frozenset({"service": STACK, **dimensions}.items())
+        assert Series(alarm["Namespace"], alarm["MetricName"], named) in written.metrics
+        return
+    # https://docs.aws.amazon.com/lambda/latest/dg/urls-monitoring.html and
+    # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html
+    ((dimension, value),) = dimensions.items()
+    (reference,) = value.values()
+    resource = template()["Resources"][reference.removesuffix(".QueueName")]
+    looks_at = (alarm["Namespace"], alarm["MetricName"], dimension, resource["Type"])
+    assert looks_at in {
+        ("AWS/Lambda", "Url5xxCount", "FunctionName", "AWS::Serverless::Function"),
+        ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", "AWS::SQS::Queue"),
+    }
+    if dimension == "FunctionName":
+        assert "FunctionUrlConfig" in resource["Properties"]
+
+
+def test_the_dashboard_shows_what_is_written(written: Written) -> None:
+    by_names = {
+        (series.namespace, series.name, frozenset(name for name, _ in series.dimensions))
+        for series in written.metrics
+    }
+    for metric in dashboard():
+        if isinstance(metric[0], str):
+            namespace, name, *dimensions = [part for part in metric if isinstance(part, str)]
+            pairs = frozenset(zip(dimensions[::2], dimensions[1::2], strict=True))
+            assert Series(namespace, name, pairs) in written.metrics
+        else:
+            search = re.fullmatch(
+                r"""SEARCH\('\{(\w+),([\w,]+)\} MetricName="(\w+)" service="(.+)"', 'Sum', 300\)""",
+                metric[0]["expression"],
+            )
+            assert search
+            assert (search[1], search[3], frozenset(search[2].split(","))) in by_names
+            assert search[4] == STACK
+
+
+def test_the_dashboard_shows_every_alarm() -> None:
+    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
+    assert set(re.findall(r"\$\{(\w+)\.Arn\}", body)) == alarms().keys()
+
+
+def test_the_saved_queries_ask_for_what_is_written(written: Written) -> None:
+    queries = [
+        resource["Properties"]["QueryString"]
+        for resource in template()["Resources"].values()
+        if resource["Type"] == "AWS::Logs::QueryDefinition"
+    ]
+    assert queries
+    for query in queries:
+        asked = re.findall(r"(?:fields|filter|by) (?!ispresent)([\w@., ]+)", query)
+        names = {name.strip().split()[0] for some in asked for name in some.split(",")}
+        names |= set(re.findall(r"(\w+)\.0", query))
+        ours = {name for name in names if not name.startswith("@")}
+        assert ours <= written.fields, ours - written.fields
