@@ -56,7 +56,7 @@ def environment() -> dict[str, str]:
     variables: dict[str, Any] = dict(template()["Globals"]["Function"]["Environment"]["Variables"])
     for resource in template()["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
-            variables |= resource["Properties"]["Environment"]["Variables"]
+            variables |= resource["Properties"].get("Environment", {}).get("Variables", {})
     return {name: str(_resolved(value)) for name, value in variables.items()}
 
 

@@ -289,7 +289,7 @@ class StreamSimulator:
             case "create token":
                 response = self._create_token(video, request.body, now)
             case _:
-                response = success(video.described(now))
+                response = success(video.listed(now))
         return response
 
     def _list_videos(self, query: Mapping[str, str], now: float) -> Response:
@@ -310,7 +310,7 @@ class StreamSimulator:
             created.reverse()
         videos = (self.videos[uid] for _, uid in created)
         wanted = (video for video in videos if query.get("status") in (None, video.state(now)))
-        return success([video.described(now) for video in itertools.islice(wanted, limit)])
+        return success([video.listed(now) for video in itertools.islice(wanted, limit)])
 
     def _list_downloads(self, video: Video, now: float) -> Response:
         if not video.downloads and self.settings.nothing_created == "not found":

@@ -33,7 +33,8 @@ class SimulatorServer:
 
     Webhooks go out over HTTP as they fall due by the simulator's clock, which has to be the real
     one for that; each is tried once. ``webhook_answers`` keeps what came back: (uid, status), the
-    status 0 for no answer.
+    status 0 for no answer. ``addresses`` stands for the DNS: where a URL that only exists on AWS
+    is reached here.
 
     Beside the API, ``/_simulator`` is a door for whoever runs this as a process:
     ``GET /state``; ``POST /videos`` with the fields of an `Upload`; ``DELETE /videos/<uid>`` and
@@ -54,6 +55,7 @@ class SimulatorServer:
         self.simulator = simulator or StreamSimulator()
         self.drip_seconds = drip_seconds
         self.hang_seconds = hang_seconds
+        self.addresses: dict[str, str] = {}
         self.webhook_answers: list[tuple[str, int]] = []
         self.stopped = threading.Event()
         self._news = threading.Event()
@@ -123,7 +125,7 @@ class SimulatorServer:
         try:
             status = pool.request(
                 "POST",
-                webhook.url,
+                self.addresses.get(webhook.url, webhook.url),
                 body=webhook.body,
                 headers=webhook.headers,
                 timeout=10.0,

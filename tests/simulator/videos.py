@@ -160,6 +160,13 @@ class Video:
             )
         return self.downloads[download_type]
 
+    def listed(self, now: float) -> dict[str, Any]:
+        """As the API says it: with the time at which it became ready, which is in no webhook."""
+        ready = self.state(now) == "ready"
+        return self.described(now) | (
+            {"readyToStreamAt": timestamp(self.encoded_at)} if ready else {}
+        )
+
     def described(self, now: float) -> dict[str, Any]:
         """As the API and the webhook say it: the fields of the example in Cloudflare's guide."""
         upload, state, base = self.upload, self.state(now), f"https://{CUSTOMER_HOST}/{self.uid}"

@@ -57,6 +57,7 @@ def ask(
 
 
 def _ask_once(service: Service, send: Send[Result_co], call: str, seconds: float) -> Result_co:
+    service.credentials.headers()  # to read a secret may take longer than a grant holds
     _take(service)
     outcome = "not_reached"
     try:

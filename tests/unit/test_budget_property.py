@@ -1,0 +1,334 @@
+"""The guarantee: in no rolling five minutes more requests than the limit, whatever happens.
+
+Several functions take from one allowance and send, with every delay that can come in between,
+and with clocks that agree on nothing. Hypothesis looks for a schedule that breaks the
+guarantee; and, so that its silence means something, finds one for every budget that is broken.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
+
+from stream_downloads import budget as budget_module
+from stream_downloads.budget import (
+    BLOCK_AT_LEAST,
+    CONNECT_WITHIN,
+    USE_WITHIN,
+    Allowance,
+    Budget,
+    Grant,
+)
+from stream_downloads.control import Record
+
+FIVE_MINUTES = 300.0
+START = 1_800_000_000.0
+
+
+@dataclass(frozen=True)
+class Delays:
+    """How long each step of an attempt takes, in seconds, and how its table's clock goes."""
+
+    until_read: float = 0.0
+    until_write: float = 0.0
+    until_send: float = 0.0
+    until_connected: float = 0.0
+    # DynamoDB's machine that answers: up to a second ahead of another.
+    ahead: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One function that wants to send."""
+
+    seconds_later: int  # than the attempt before
+    fraction: float
+    function: int
+    wanted: int
+    webhook: bool
+    retry_after: float | None  # Cloudflare answers 429
+    delays: Delays
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A limit, how wrong each function's clock is, and who does what when."""
+
+    limit: int
+    clock_errors: tuple[float, ...]
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass
+class Table:
+    """The control record, and what can be wrong with how it is used."""
+
+    value: dict[str, Any] = field(default_factory=dict)
+    version: int = 0
+    ignores_conflicts: bool = False
+
+
+@dataclass
+class Function:
+    """One function: its budget, its clocks, and what it read."""
+
+    table: Table
+    limit: int
+    clock_error: float
+    monotonic: float = 0.0
+    record: Record = field(default_factory=lambda: Record({}, 0, 0.0))
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self, self.limit, lambda: self.monotonic)
+
+    def is_at(self, now: float) -> None:
+        """Let its monotonic clock show that time, from whatever it counts."""
+        self.monotonic = now - START + 1000 * self.clock_error
+
+    def see(self, now: float, ahead: float, *, by_own_clock: bool) -> Record:
+        """Get the record as it is, dated by the machine that answers."""
+        dated = now + self.clock_error if by_own_clock else math.floor(now + ahead)
+        self.record = Record(self.table.value, self.table.version, float(dated))
+        return self.record
+
+    def read(self, _name: str) -> Record:
+        """As `stream_downloads.control.Control.read`."""
+        return self.record
+
+    def write(self, _name: str, value: Mapping[str, Any], version: int) -> bool:
+        """As `stream_downloads.control.Control.write`."""
+        if version != self.table.version and not self.table.ignores_conflicts:
+            return False
+        self.table.value, self.table.version = dict(value), self.table.version + 1
+        return True
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Requests that left together."""
+
+    at: float
+    count: int
+    granted_at: float
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """What is broken in the way that the functions use the table."""
+
+    ignores_conflicts: bool = False
+    by_own_clock: bool = False
+
+
+class World:
+    """Lets a schedule happen, event by event, and keeps what left and when the gate closed."""
+
+    def __init__(self, schedule: Schedule, broken: Breakage) -> None:
+        table = Table(ignores_conflicts=broken.ignores_conflicts)
+        self.broken = broken
+        self.functions = [Function(table, schedule.limit, error) for error in schedule.clock_errors]
+        self.sent: list[Sent] = []
+        self.blocks: list[tuple[float, float]] = []
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        started = START
+        for attempt in schedule.attempts:
+            started = math.floor(started) + attempt.seconds_later + attempt.fraction
+            self._begin(attempt, started)
+        while self._events:
+            now, _, happens = heapq.heappop(self._events)
+            happens(now)
+
+    def _at(self, time: float, happens: Callable[[float], None]) -> None:
+        heapq.heappush(self._events, (time, next(self._order), happens))
+
+    def _begin(self, attempt: Attempt, started: float) -> None:
+        function = self.functions[attempt.function]
+
+        def read(now: float) -> None:
+            record = function.see(now, attempt.delays.ahead, by_own_clock=self.broken.by_own_clock)
+            self._at(now + attempt.delays.until_write, lambda then: write(record, then))
+
+        def write(record: Record, now: float) -> None:
+            # `take` in one go, with what it read then: all that happened in between has happened.
+            function.record = record
+            function.is_at(started)
+            grant = function.budget.take(attempt.wanted, webhook=attempt.webhook)
+            if grant.count:
+                self._at(now + attempt.delays.until_send, lambda then: send(grant, now, then))
+
+        def send(grant: Grant, granted_at: float, now: float) -> None:
+            function.is_at(now)
+            if function.budget.is_current(grant):
+                leaves_at = now + attempt.delays.until_connected
+                self.sent.append(Sent(leaves_at, grant.count, granted_at))
+                if attempt.retry_after is not None:
+                    self._at(leaves_at, close)
+
+        def close(now: float) -> None:
+            function.is_at(now)
+            function.see(now, attempt.delays.ahead, by_own_clock=self.broken.by_own_clock)
+            function.budget.close(attempt.retry_after)
+            self.blocks.append((now, now + max(attempt.retry_after or 0.0, BLOCK_AT_LEAST)))
+
+        self._at(started + attempt.delays.until_read, read)
+
+
+def run(
+    schedule: Schedule, broken: Breakage = Breakage()
+) -> tuple[list[Sent], list[tuple[float, float]]]:
+    """What is sent, in order, and when the gate is closed, until when."""
+    world = World(schedule, broken)
+    return sorted(world.sent, key=lambda requests: requests.at), world.blocks
+
+
+def most_in_five_minutes(sent: Sequence[Sent]) -> int:
+    """The most requests within any rolling five minutes."""
+    window: deque[Sent] = deque()
+    most = 0
+    for requests in sent:
+        window.append(requests)
+        while window[0].at <= requests.at - FIVE_MINUTES:
+            window.popleft()
+        most = max(most, sum(other.count for other in window))
+    return most
+
+
+def is_broken(schedule: Schedule, broken: Breakage = Breakage()) -> bool:
+    """Whether the guarantee does not hold."""
+    sent, blocks = run(schedule, broken)
+    if most_in_five_minutes(sent) > schedule.limit:
+        return True
+    for closed_at, until in blocks:
+        for requests in sent:
+            granted_before = requests.granted_at <= closed_at
+            in_flight_until = (
+                closed_at + USE_WITHIN + CONNECT_WITHIN if granted_before else closed_at
+            )
+            if in_flight_until < requests.at < until:
+                return True
+    return False
+
+
+def between(least: float, most: float) -> st.SearchStrategy[float]:
+    """Anything in between, and often one of the two ends."""
+    return st.sampled_from([least, most]) | st.floats(least, most)
+
+
+# The two ends of what is allowed, most often: a request leaves as late as it may under the oldest
+# date, or as early under the newest.
+LATE = Delays(until_send=USE_WITHIN, until_connected=CONNECT_WITHIN)
+EARLY = Delays(ahead=1.0)
+DELAYS = (
+    st.just(LATE)
+    | st.just(EARLY)
+    | st.builds(
+        Delays,
+        until_read=between(0.0, 2.5),
+        until_write=st.sampled_from([0.0, 0.3, 1.9, 30.0]),
+        until_send=st.sampled_from([0.0, 1.0, 2.0, 400.0]),
+        until_connected=between(0.0, CONNECT_WITHIN),
+        ahead=between(0.0, 1.0),
+    )
+)
+# Few draws make fast examples: what belongs together is drawn together.
+WHEN = st.sampled_from(
+    list(itertools.product([0, 0, 0, 2, 4, 60, 302, 303, 304, 305, 306], [0.0, 0.99]))
+)
+WHAT = st.sampled_from(
+    list(
+        itertools.product([0, 1, 2], [1, 2, 4], [True, True, False], [None, None, 0.0, 5.0, 300.0])
+    )
+)
+
+
+def attempt_of(
+    when: tuple[int, float], what: tuple[int, int, bool, float | None], delays: Delays
+) -> Attempt:
+    function, wanted, webhook, retry_after = what
+    return Attempt(*when, function, wanted, webhook, retry_after, delays)
+
+
+ATTEMPTS = st.builds(attempt_of, WHEN, WHAT, DELAYS)
+# As little as takes the guarantee to its edge.
+EDGES = st.builds(
+    attempt_of,
+    st.sampled_from(list(itertools.product([0, 3, 4, 303, 304, 305, 306], [0.0, 0.99]))),
+    st.sampled_from(list(itertools.product([0, 1], [1, 4], [True], [None, 5.0]))),
+    st.just(LATE) | st.just(EARLY),
+)
+SCHEDULES = st.builds(
+    Schedule,
+    limit=st.integers(1, 4),
+    clock_errors=st.tuples(*[between(-300.0, 300.0)] * 3),
+    attempts=(
+        st.lists(ATTEMPTS, min_size=2, max_size=8) | st.lists(EDGES, min_size=2, max_size=4)
+    ).map(tuple),
+)
+
+
+@settings(max_examples=600, derandomize=True, deadline=None, database=None)
+@given(SCHEDULES)
+def test_no_rolling_five_minutes_hold_more_than_the_limit_and_the_gate_holds(
+    schedule: Schedule,
+) -> None:
+    assert not is_broken(schedule)
+
+
+def found(condition: Callable[[Schedule], bool]) -> Schedule:
+    """The first schedule of which that is true; an error if Hypothesis finds none."""
+    return find(
+        SCHEDULES,
+        condition,
+        settings=settings(
+            max_examples=20_000, phases=[Phase.generate], deadline=None, database=None
+        ),
+        random=Random(5),  # noqa: S311
+    )
+
+
+def test_the_schedules_use_the_allowance_up_again_and_again() -> None:
+    """A budget that grants nothing would hold every guarantee."""
+    found(lambda schedule: most_in_five_minutes(run(schedule)[0]) == schedule.limit == 4)
+    found(lambda schedule: sum(one.count for one in run(schedule)[0]) > 2 * schedule.limit)
+
+
+CONSTANTS = {
+    "the window is too short": ("WINDOW", 295),
+    "no slack": ("SLACK", 0),
+    "a second too little slack": ("SLACK", budget_module.SLACK - 1),
+    "the gate opens by a date that may be wrong": ("DATE_ERROR", 0.0),
+}
+METHODS: dict[str, tuple[type, str, Callable[..., Any]]] = {
+    "the time to use a grant is forgotten": (Budget, "is_current", lambda *_: True),
+    "a 429 is forgotten": (Allowance, "block", lambda self, *_: self),
+    "webhooks are not counted": (Allowance, "used", lambda self: sum(self.others.values())),
+}
+BREAKAGES = {
+    "conflicts of versions are ignored": Breakage(ignores_conflicts=True),
+    "each function goes by its own clock": Breakage(by_own_clock=True),
+}
+
+
+@pytest.mark.parametrize("name", [*CONSTANTS, *METHODS, *BREAKAGES])
+def test_a_broken_budget_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in CONSTANTS:
+        constant, value = CONSTANTS[name]
+        monkeypatch.setattr(budget_module, constant, value)
+    elif name in METHODS:
+        owner, method, broken = METHODS[name]
+        monkeypatch.setattr(owner, method, broken)
+    breakage = BREAKAGES.get(name, Breakage())
+    schedule = found(lambda one: is_broken(one, breakage))
+    monkeypatch.undo()
+    assert not is_broken(schedule)

@@ -1,0 +1,621 @@
+"""From webhook to URL, run by run: the real handler, the real poller, a simulated Cloudflare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError
+
+from stream_downloads import download
+from stream_downloads.budget import Budget, Lease
+from stream_downloads.cloudflare import RateLimit
+from stream_downloads.download import DAY, Download, ErrorCode, Lane, Status, Step
+from stream_downloads.poller import (
+    LEASE_SECONDS,
+    REQUEST_SECONDS,
+    STOP_BEFORE_TIMEOUT,
+    Summary,
+)
+from stream_downloads.schedule import PACE
+from tests.memory import MemoryDownloads
+from tests.rows import AUDIO, DEFAULT, NOW, requested, url_of
+from tests.simulator import Fault
+from tests.world import World
+
+BOTH = (DEFAULT, AUDIO)
+MINUTE = 60.0
+
+
+def settle(world: World, minutes: int = 60, window: float = 0.0) -> list[Summary]:
+    """Run the poller every minute until nothing is on its way any more."""
+    runs = []
+    for _ in range(minutes):
+        started = world.clock()
+        world.deliver_webhooks()
+        runs.append(world.poll(window))
+        if all(row.step is None or row.url for row in world.downloads.rows.values()):
+            break
+        world.clock.now = max(world.clock.now, started + MINUTE)
+    return runs
+
+
+def rows(world: World) -> list[Download]:
+    return [row for _, row in sorted(world.downloads.rows.items())]
+
+
+def row_of(world: World, uid: str, kind: download.DownloadType = DEFAULT) -> Download:
+    return world.downloads.rows[uid, kind]
+
+
+def wanted(world: World, **upload: Any) -> str:
+    """A video that is ready, and an intent that nothing was done about."""
+    uid = world.simulator.upload(webhook_delays=(), **upload)
+    world.downloads.add(requested(uid, due_at=world.clock()))
+    return uid
+
+
+# --- The way from webhook to URL
+
+
+def test_a_webhook_becomes_a_url() -> None:
+    world = World()
+    uid = world.simulator.upload(generation_seconds=90.0, name="clip.mp4")
+    assert world.deliver_webhooks() == [200]
+    assert (row_of(world, uid).status, row_of(world, uid).name) == (Status.INPROGRESS, "clip.mp4")
+    settle(world)
+    row = row_of(world, uid)
+    assert (row.status, row.url) == (Status.READY, url_of(uid))
+    assert world.simulator.fetch(row.url or "") == 200
+    assert world.simulator.counts()["create download"] == 1
+    assert world.simulator.counts()["list downloads"] <= 3
+
+
+def test_one_list_serves_both_types() -> None:
+    world = World(download_types=BOTH)
+    uid = world.simulator.upload(generation_seconds=20.0)
+    settle(world)
+    assert {row.download_type: row.url for row in rows(world)} == {
+        kind: url_of(uid, kind) for kind in BOTH
+    }
+    assert world.simulator.counts()["create download"] == 2
+    assert world.simulator.counts()["list downloads"] <= 2
+
+
+def test_a_video_without_sound_gets_its_mp4_all_the_same() -> None:
+    world = World(download_types=BOTH)
+    uid = world.simulator.upload(has_audio=False)
+    settle(world, minutes=2 * 24 * 60)
+    assert row_of(world, uid).status is Status.READY
+    audio = row_of(world, uid, AUDIO)
+    assert (audio.status, audio.error_code) == (Status.ERROR, "10005")
+    assert audio.error_message == "Bad Request: The video has no audio track"
+    assert world.simulator.counts()["create download"] < 300
+
+
+def test_a_redelivered_webhook_changes_nothing() -> None:
+    world = World(download_types=BOTH)
+    uid = world.simulator.upload(generation_seconds=90.0)
+    world.deliver_webhooks()
+    for _ in range(3):
+        before, requests = rows(world), len(world.simulator.calls)
+        world.simulator.repeat_webhook(uid)
+        assert world.deliver_webhooks() == [200]
+        assert rows(world) == before
+        assert len(world.simulator.calls) == requests
+        settle(world)
+    assert {row.status for row in rows(world)} == {Status.READY}
+
+
+def test_a_failed_video_ends_in_error_and_a_later_success_opens_it_again() -> None:
+    world = World()
+    uid = world.simulator.upload(error_code="ERR_NON_VIDEO")
+    world.deliver_webhooks()
+    row = row_of(world, uid)
+    assert (row.status, row.error_code) == (Status.ERROR, "ERR_NON_VIDEO")
+    assert world.simulator.calls == []
+    video = world.simulator.videos[uid]
+    video.upload = type(video.upload)()
+    world.simulator.repeat_webhook(uid)
+    settle(world)
+    assert (row_of(world, uid).status, row_of(world, uid).error_code) == (Status.READY, None)
+
+
+# --- The window
+
+
+def test_a_window_follows_what_falls_due_within_it() -> None:
+    world = World(arriving=True)
+    first = world.simulator.upload(generation_seconds=12.0)
+    later = world.simulator.upload(generation_seconds=3.0, encode_seconds=10.0)
+    world.deliver_webhooks()
+    summary = world.poll(window=50.0)
+    for uid in (first, later):
+        assert row_of(world, uid).status is Status.READY
+        ready_at = world.simulator.ready_at(uid, "default")
+        assert 0 <= (row_of(world, uid).ready_at or 0) - (ready_at or 0) < 45
+    assert summary.ready == 2
+    assert world.clock() <= NOW + 50
+
+
+def test_without_a_window_a_run_is_one_pass() -> None:
+    world = World()
+    wanted(world, generation_seconds=0.5)
+    assert world.poll().requests == 1
+    assert world.clock() == NOW
+    assert world.poll(window=0).as_answer() == {
+        "requests": 0,
+        "ready": 0,
+        "failed": 0,
+        "oldest_due_seconds": 0.0,
+        "ended": "nothing more is due",
+    }
+
+
+def test_a_run_says_how_long_the_oldest_live_row_has_waited() -> None:
+    world = World(limit=50)
+    for uid in (wanted(world), wanted(world)):
+        row = row_of(world, uid)
+        world.downloads.save(download.try_again(row, NOW - 90))
+    assert world.poll().oldest_due_seconds == 90.0
+
+
+# --- Faults on the way
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.RESET_AFTER, Fault.RESET_BEFORE, Fault.HANG_AFTER, Fault.SERVER_ERROR_AFTER]
+)
+def test_an_ambiguous_create_is_followed_by_a_list_before_another_create(fault: Fault) -> None:
+    world = World()
+    world.simulator.faults.script(fault, fault, calls=["create download"])
+    uid = world.simulator.upload(generation_seconds=30.0)
+    settle(world)
+    assert row_of(world, uid).status is Status.READY
+    calls = [call.name for call in world.simulator.calls]
+    for position, name in enumerate(calls[1:], 1):
+        assert name != "create download" or calls[position - 1] == "list downloads"
+    done_at_once = fault is not Fault.RESET_BEFORE
+    assert calls.count("create download") == (1 if done_at_once else 3)
+
+
+def test_a_create_that_cloudflare_keeps_losing_is_tried_less_and_less_often() -> None:
+    world = World()
+    world.simulator.faults.script(Fault.SERVER_ERROR, calls=["create download"], times=10_000)
+    wanted(world)
+    settle(world, minutes=6 * 60)
+    assert 5 < world.simulator.counts()["create download"] < 100
+    world.simulator.faults.clear()
+    settle(world)
+    assert {row.status for row in rows(world)} == {Status.READY}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Fault.NOT_READY] * 4,
+        [Fault.CONFLICT],
+        [Fault.EXISTS, Fault.EXISTS],
+        [Fault.NOT_FOUND, Fault.NOT_FOUND],
+        [Fault.CANNOT_CONNECT] * 3,
+        [Fault.NOT_READY, Fault.SERVER_ERROR, Fault.NOT_FOUND, Fault.RESET_AFTER],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("call", ["create download", "list downloads"])
+@pytest.mark.parametrize("nothing_created", ["empty", "not found"])
+def test_what_passes_delays_and_nothing_else(
+    faults: list[Fault], call: str, nothing_created: Any
+) -> None:
+    world = World(download_types=BOTH)
+    world.simulator.settings.nothing_created = nothing_created
+    world.simulator.faults.script(*faults, calls=[call])
+    uid = world.simulator.upload(generation_seconds=30.0)
+    settle(world, minutes=300)
+    assert {row.url for row in rows(world)} == {url_of(uid, kind) for kind in BOTH}
+    assert world.simulator.counts()["create download"] <= 2 + 2 * len(faults)
+
+
+@pytest.mark.parametrize(("failures", "status"), [(1, "ready"), (3, "ready"), (4, "error")])
+def test_a_failed_download_is_deleted_and_made_again_three_times(
+    failures: int, status: str
+) -> None:
+    world = World()
+    uid = world.simulator.upload(failing_creates={"default": failures})
+    settle(world, minutes=120)
+    row = row_of(world, uid)
+    assert row.status == status
+    assert world.simulator.counts()["create download"] == min(4, failures + 1)
+    assert world.simulator.counts()["delete downloads"] == min(3, failures)
+    if failures == 4:
+        assert row.error_code == ErrorCode.DOWNLOAD_FAILED
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "https://evilcloudflarestream.com/{uid}/downloads/default.mp4",
+        "https://videodelivery.net/00000000000000000000000000000000/downloads/default.mp4",
+    ],
+)
+def test_a_url_that_is_not_cloudflares_is_never_published(url: str | None) -> None:
+    world = World()
+    uid = wanted(world)
+    claimed = url and url.format(uid=uid)
+    upload = world.simulator.videos[uid].upload
+    object.__setattr__(upload, "claims", {"default": {"url": claimed}})
+    for _ in range(30):
+        world.poll()
+        assert row_of(world, uid).url is None
+        world.clock.sleep(3600)
+    assert (row_of(world, uid).status, row_of(world, uid).error_code) == (
+        Status.ERROR,
+        ErrorCode.URL_REFUSED,
+    )
+    assert len(world.simulator.calls) < 40
+
+
+def test_a_video_that_is_gone_is_found_out_with_few_requests() -> None:
+    world = World()
+    uid = wanted(world)
+    world.simulator.drop_video(uid)
+    settle(world, minutes=180)
+    assert (row_of(world, uid).status, row_of(world, uid).error_code) == (
+        Status.ERROR,
+        ErrorCode.VIDEO_GONE,
+    )
+    assert world.simulator.counts() == {"create download": 1, "get video": 2}
+
+
+@pytest.mark.parametrize("nothing_created", ["empty", "not found"])
+def test_a_ready_download_that_vanished_is_asked_for_again(nothing_created: Any) -> None:
+    world = World()
+    world.simulator.settings.nothing_created = nothing_created
+    uid = wanted(world)
+    settle(world)
+    world.simulator.drop_download(uid, "default")
+    world.clock.sleep(8 * DAY)
+    for _ in range(10):
+        world.poll()
+        world.clock.sleep(MINUTE)
+    assert row_of(world, uid).url == url_of(uid)
+    assert world.simulator.counts()["create download"] == 2
+
+
+def test_a_ready_download_that_vanished_with_its_video_is_marked_as_deleted() -> None:
+    world = World()
+    uid = wanted(world)
+    settle(world)
+    world.simulator.drop_video(uid)
+    world.clock.sleep(8 * DAY)
+    for _ in range(5):
+        world.poll()
+        world.clock.sleep(3600)
+    assert (row_of(world, uid).status, row_of(world, uid).url) == (Status.DELETED, None)
+
+
+# --- Credentials and the gate
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_refused_credentials_are_read_again_once_then_the_run_ends_and_rows_wait(
+    *, changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    refreshed: list[bool] = []
+
+    def refresh() -> bool:
+        refreshed.append(changed)
+        return changed
+
+    monkeypatch.setattr(world.service.credentials, "refresh", refresh)
+    world.simulator.faults.script(Fault.UNAUTHORIZED, times=1000)
+    for _ in range(20):
+        wanted(world)
+    before = [(row.key, row.status, row.step, row.due_at) for row in rows(world)]
+    summary = world.poll(window=50.0)
+    assert summary.ended == "the credentials are refused"
+    assert len(refreshed) == 1
+    assert len(world.simulator.calls) == (20 if changed else 16)
+    assert [(row.key, row.status, row.step, row.due_at) for row in rows(world)] == before
+
+
+def test_credentials_that_were_renewed_are_used_in_the_same_run() -> None:
+    world = World()
+    world.simulator.faults.script(Fault.UNAUTHORIZED)
+    world.service.credentials.refresh = lambda: True  # type: ignore[method-assign]
+    wanted(world)
+    world.poll()
+    assert [call.status for call in world.simulator.calls] == [401, 200]
+
+
+def test_a_429_ends_the_run_and_nothing_is_sent_until_the_gate_opens() -> None:
+    world = World()
+    world.simulator.faults.script(Fault.THROTTLED, skip=3)
+    for _ in range(40):
+        wanted(world)
+    assert world.poll(window=50.0).ended == "Cloudflare answered 429"
+    after_it = len(world.simulator.calls)
+    assert after_it <= 16  # what was in flight
+    assert world.poll(window=50.0).ended == "the gate is closed after a 429"
+    assert world.webhook_service.budget.take(1, webhook=True).count == 0
+    assert len(world.simulator.calls) == after_it
+    world.clock.sleep(MINUTE + 3)
+    settle(world)
+    assert {row.status for row in rows(world)} == {Status.READY}
+
+
+# --- One bad row blocks no other
+
+
+class Poisoned(MemoryDownloads):
+    """A table that fails for one video."""
+
+    poison: Callable[[], Exception] = RuntimeError
+    uid = f"{0xBAD:032x}"
+
+    def save(self, row: Download) -> Download:
+        if row.video_uid == self.uid:
+            raise self.poison()
+        return super().save(row)
+
+
+class PoisonedWorld(World):
+    """A world with that table."""
+
+    downloads_type = Poisoned
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        lambda: ClientError({"Error": {"Code": "ValidationException"}}, "PutItem"),
+        lambda: ConnectTimeoutError(endpoint_url="https://dynamodb"),
+        lambda: RuntimeError("nobody foresaw this"),
+        RecursionError,
+    ],
+)
+def test_a_row_that_cannot_be_worked_on_blocks_no_other(
+    poison: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Poisoned, "poison", staticmethod(poison))
+    world = PoisonedWorld()
+    world.downloads.add(requested(Poisoned.uid, due_at=NOW - 900))
+    uids = [wanted(world) for _ in range(20)]
+    for _ in range(5):
+        assert world.poll().ended == "nothing more is due"
+        world.clock.sleep(MINUTE)
+    assert {row_of(world, uid).status for uid in uids} == {Status.READY}
+    assert row_of(world, Poisoned.uid).step is Step.CREATE
+
+
+# --- The index is late, runs overlap
+
+
+class Lagging(MemoryDownloads):
+    """An index that knows only what the table held some writes ago."""
+
+    lag = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._history: list[dict[Any, Download]] = []
+
+    def _write(self, row: Download) -> Download:
+        self._history.append(dict(self.rows))
+        return super()._write(row)
+
+    def due(self, queue: str, until: float, limit: int) -> list[Download]:
+        seen = self._history[-self.lag] if len(self._history) >= self.lag else {}
+        due = [row for row in seen.values() if row.queue == queue and (row.due_at or 0) <= until]
+        return sorted(due, key=lambda row: row.due_at or 0)[:limit]
+
+
+class LaggingWorld(World):
+    """A world with that index."""
+
+    downloads_type = Lagging
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 10, 40])
+@pytest.mark.parametrize("window", [0.0, 50.0])
+def test_an_index_that_lags_behind_causes_no_second_create(
+    lag: int, window: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lagging, "lag", lag)
+    world = LaggingWorld(download_types=BOTH)
+    uids = [world.simulator.upload(generation_seconds=40.0) for _ in range(20)]
+    settle(world, minutes=20, window=window)
+    monkeypatch.setattr(Lagging, "lag", 1)
+    world.downloads.add(requested(f"{1:032x}"))  # so that the index knows all before it
+    settle(world, minutes=20, window=window)
+    assert {row_of(world, uid, kind).status for uid in uids for kind in BOTH} == {Status.READY}
+    creates = [call for call in world.simulator.calls if call.name == "create download"]
+    assert sum(call.video_uid in uids for call in creates) == 2 * len(uids)
+
+
+def during_each_request(world: World, happens: Callable[[], object]) -> None:
+    """Let something happen while each of the requests is on its way, but not within itself."""
+    handle = world.simulator.handle
+    busy: list[bool] = []
+
+    def interrupted(request: Any) -> Any:
+        if not busy:
+            busy.append(True)
+            happens()
+            busy.clear()
+        return handle(request)
+
+    world.simulator.handle = interrupted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("leased", [True, False])
+def test_two_runs_at_once_do_the_work_once(
+    *, leased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not leased:
+        monkeypatch.setattr(Lease, "hold", lambda _: True)
+    world = World(download_types=BOTH)
+    uids = [wanted(world, generation_seconds=30.0) for _ in range(40)]
+    others: list[Summary] = []
+    during_each_request(world, lambda: others.append(world.poll()))
+    settle(world)
+    assert {row_of(world, uid).status for uid in uids} == {Status.READY}
+    assert world.simulator.counts()["create download"] == len(uids)
+    if leased:
+        assert {summary.ended for summary in others} == {"another run is at work"}
+        assert world.simulator.counts()["list downloads"] <= 2 * len(uids)
+
+
+def test_a_run_whose_lease_was_taken_over_ends() -> None:
+    world = World(latency=LEASE_SECONDS + 1)
+    for _ in range(40):
+        wanted(world)
+
+    def take_over(_: Any = None) -> None:
+        Lease(world.control, "poller-lease", "another", 600.0).hold()
+
+    world.clock.next_event = lambda: NOW + LEASE_SECONDS if world.clock() < NOW + 30 else None
+    world.clock.happen = take_over
+    assert world.poll(timeout=600).ended == "another run has taken over"
+
+
+def test_a_long_run_renews_its_lease() -> None:
+    world = World(arriving=True)
+    other = Lease(world.control, "poller-lease", "another", 600.0)
+    held: list[bool] = []
+    times = iter([NOW + later for later in (9, 19, 29, 39, 49)])
+    at: list[float] = [next(times)]
+
+    def look() -> None:
+        held.append(other.hold())
+        at[0] = next(times, NOW + 1e9)
+
+    world.clock.next_event = lambda: at[0]
+    world.clock.happen = look
+    for seconds in range(1, 60):
+        wanted(world, generation_seconds=seconds)
+    world.poll(window=50.0)
+    assert held == [False] * len(held)
+    assert len(held) >= 4
+    assert other.hold()
+
+
+# --- More than one run can do
+
+
+def test_a_run_stops_in_good_time_before_its_timeout_and_leaves_the_rest_due() -> None:
+    world = World(limit=5000, latency=2.0)
+    for _ in range(400):
+        wanted(world, generation_seconds=600.0)
+    summary = world.poll(window=50.0, timeout=40.0)
+    assert summary.ended == "the function's time is over"
+    assert NOW + 20 <= world.clock() <= NOW + 40 - STOP_BEFORE_TIMEOUT + REQUEST_SECONDS
+    assert 0 < summary.requests < 400
+    waiting = [row for row in rows(world) if row.step is Step.CREATE]
+    assert len(waiting) == 400 - summary.requests
+    assert {row.due_at for row in waiting} == {NOW}
+
+
+def test_a_run_that_begins_without_time_sends_nothing() -> None:
+    world = World()
+    wanted(world)
+    assert world.poll(timeout=STOP_BEFORE_TIMEOUT).ended == "the function's time is over"
+    assert world.simulator.calls == []
+
+
+@pytest.mark.parametrize("window", [0.0, 50.0])
+def test_more_due_than_the_allowance_is_worked_off_oldest_first_within_the_limit(
+    window: float,
+) -> None:
+    world = World(limit=100)
+    uids = []
+    for _ in range(250):
+        uids.append(wanted(world, generation_seconds=20.0))
+        world.clock.sleep(0.01)
+    first = world.poll(window)
+    assert first.ended == "what is left waits for the request allowance"
+    created = {call.video_uid for call in world.simulator.calls if "create" in call.name}
+    assert created == set(uids[: len(created)])
+    settle(world, minutes=60, window=window)
+    assert {row.status for row in rows(world)} == {Status.READY}
+    assert world.simulator.counts()["create download"] == 250
+    assert world.simulator.most_requests_in(300.0) <= 100
+    assert {call.status for call in world.simulator.calls} == {200}
+
+
+def test_a_backfill_waits_for_the_live_rows_and_leaves_them_a_share() -> None:
+    world = World(limit=100)
+    for _ in range(200):
+        uid = world.simulator.upload(webhook_delays=())
+        world.downloads.add(requested(uid, lane=Lane.BACKFILL))
+    world.poll()
+    assert len(world.simulator.calls) == 100 - 2 - 10
+    live = [wanted(world) for _ in range(5)]
+    world.poll()
+    assert {row_of(world, uid).status for uid in live} <= {Status.INPROGRESS, Status.READY}
+
+
+def test_upkeep_leaves_half_of_the_limit() -> None:
+    world = World(limit=100)
+    uids = [wanted(world) for _ in range(40)]
+    settle(world)
+    for uid in uids[20:]:
+        world.simulator.drop_download(uid, "default")
+    world.clock.sleep(8 * DAY)
+    before = len(world.simulator.calls)
+    world.poll()
+    assert len(world.simulator.calls) - before == 40
+    assert world.service.budget.take(100).count == 100 - 2 - 40
+
+
+def test_an_account_that_others_use_up_is_not_pushed_over_its_limit() -> None:
+    world = World(limit=600)
+    for _ in range(10):
+        for _ in range(60):
+            wanted(world, generation_seconds=90.0)
+        for _ in range(20):
+            others = world.simulator.limiter.headers(world.clock())["ratelimit"]
+            left = int(others.partition("r=")[2].partition(";")[0])
+            world.simulator.others_send(max(0, min(15, left - 20)))
+            world.clock.sleep(3)
+        world.poll()
+    assert {call.status for call in world.simulator.calls} == {200}
+    assert len(world.simulator.calls) > 300
+
+
+# --- The pace
+
+
+def test_what_a_run_learns_is_there_for_the_next() -> None:
+    world = World()
+    for _ in range(30):
+        wanted(world, generation_seconds=20.0)
+    settle(world)
+    learned = world.service.pace()
+    assert len(learned.samples[DEFAULT]) == 30
+    assert learned.durations[DEFAULT].mean < World().service.pace().durations[DEFAULT].mean
+
+
+def test_a_pace_that_somebody_else_wrote_meanwhile_stands() -> None:
+    world = World()
+    wanted(world, generation_seconds=1.0)
+    world.poll()
+    world.clock.sleep(MINUTE)
+    during_each_request(world, lambda: world.control.write(PACE, {"default": {"mean": 7.0}}, 0))
+    world.poll()
+    assert world.control.read(PACE).value == {"default": {"mean": 7.0}}
+
+
+def test_the_ceiling_of_the_account_reaches_the_shared_budget() -> None:
+    world = World(limit=600)
+    world.simulator.others_send(1100)
+    wanted(world)
+    world.poll()
+    other: Budget = world.webhook_service.budget
+    assert other.take(600, webhook=True).count == int(0.9 * 99)
+    other.observe(RateLimit(1200, 0))
+    other.settle()
+    assert other.take(600, webhook=True).count > 400

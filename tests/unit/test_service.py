@@ -1,0 +1,57 @@
+"""The parts of the service, as a function's environment describes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream_downloads.download import DownloadType
+from stream_downloads.service import Service, download_types
+from tests.template import environment
+
+SETTINGS = (
+    "TABLE_NAME",
+    "CONTROL_TABLE_NAME",
+    "CLOUDFLARE_ACCOUNT_ID",
+    "CLOUDFLARE_API_BASE_URL",
+    "CLOUDFLARE_REQUEST_LIMIT",
+    "CLOUDFLARE_SECRET_ARN",
+    "DOWNLOAD_TYPES",
+    "RETENTION_DAYS",
+)
+
+
+def test_the_environment_of_the_template_makes_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETENTION_DAYS", "2")
+    monkeypatch.setenv("DOWNLOAD_TYPES", "audio,default")
+    service = Service.from_environment()
+    assert service.retention == 2 * 86_400
+    assert service.download_types == (DownloadType.AUDIO, DownloadType.DEFAULT)
+    assert 0 <= service.jitter() < 1
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_that_is_missing_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name in environment()
+    monkeypatch.delenv(name)
+    with pytest.raises(KeyError, match=name):
+        Service.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("text", "types"),
+    [
+        ("default", ["default"]),
+        ("audio", ["audio"]),
+        ("default,audio", ["default", "audio"]),
+        (" audio , default ", ["audio", "default"]),
+        ("default,default", ["default"]),
+    ],
+)
+def test_download_types_are_a_list_with_commas(text: str, types: list[str]) -> None:
+    assert list(download_types(text)) == types
+
+
+@pytest.mark.parametrize("text", ["", ",", "mp4", "default,", "Default", "default;audio"])
+def test_what_is_no_download_type_is_refused_with_those_that_are(text: str) -> None:
+    with pytest.raises(ValueError, match="no download type; there are: default, audio"):
+        download_types(text)

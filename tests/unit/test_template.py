@@ -1,0 +1,196 @@
+"""What ``template.yaml`` promises, as it is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.emulator import REPOSITORY
+from tests.template import template
+
+# The names that people script against.
+PARAMETERS = {
+    "CloudflareAccountId": None,
+    "CloudflareSecretArn": None,
+    "DownloadTypes": "default",
+    "CloudflareRequestLimit": 600,
+    "CloudflareApiBaseUrl": "https://api.cloudflare.com/client/v4",
+    "PollWindowSeconds": 50,
+    "ReconcileLookbackHours": 48,
+    "RetentionDays": 0,
+    "AlarmTopicArn": "",
+}
+OUTPUTS = {
+    "WebhookUrl",
+    "WebhookSecretArn",
+    "DownloadsTableName",
+    "DownloadsTableArn",
+    "DownloadsReadPolicyArn",
+    "EventBusName",
+    "DashboardUrl",
+    "ReceiveWebhookFunctionName",
+    "PollDownloadsFunctionName",
+    "ReconcileLibraryFunctionName",
+    "ManageDownloadsFunctionName",
+    "RegisterWebhookFunctionName",
+}
+# What CloudFormation takes as a version's description.
+LONGEST_DESCRIPTION = 256
+
+
+def resources(kind: str) -> dict[str, dict[str, Any]]:
+    return {
+        name: resource["Properties"]
+        for name, resource in template()["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+FUNCTIONS = resources("AWS::Serverless::Function")
+ALARMS = resources("AWS::CloudWatch::Alarm")
+
+
+@pytest.mark.parametrize(("name", "default"), PARAMETERS.items())
+def test_a_parameter_has_its_name_and_default(name: str, default: object) -> None:
+    assert template()["Parameters"][name].get("Default") == default
+
+
+def test_every_output_has_its_name() -> None:
+    assert template()["Outputs"].keys() == OUTPUTS
+
+
+@pytest.mark.parametrize("name", template()["Parameters"])
+def test_a_parameter_is_described_and_bounded(name: str) -> None:
+    parameter = template()["Parameters"][name]
+    assert parameter["Description"]
+    assert {"AllowedPattern", "AllowedValues", "MinValue"} & parameter.keys()
+
+
+def test_the_console_groups_every_parameter() -> None:
+    groups = template()["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    grouped = [name for group in groups for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(template()["Parameters"])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_a_folder_a_log_and_a_role_of_its_own(name: str) -> None:
+    function, word = FUNCTIONS[name], name.removesuffix("Function")
+    folder = re.sub("(?<=[a-z])(?=[A-Z])", "_", word).lower()
+    assert function["CodeUri"] == f"functions/{folder}/"
+    assert (REPOSITORY / function["CodeUri"] / "app.py").is_file()
+    assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{word}LogGroup"}}
+    assert resources("AWS::Logs::LogGroup")[f"{word}LogGroup"]["RetentionInDays"] == 30
+    assert "Role" not in function
+    for statement in function["Policies"][0]["Statement"]:
+        assert isinstance(statement["Action"], str)
+        assert "*" not in f"{statement['Action']}{statement['Resource']}"
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"ReceiveWebhookFunction"}))
+def test_what_a_function_cannot_do_ends_in_the_queue_that_an_alarm_watches(name: str) -> None:
+    function = FUNCTIONS[name]
+    queue = {"GetAtt": "FailedInvocationsQueue.Arn"}
+    failed = {"OnFailure": {"Type": "SQS", "Destination": queue}}
+    streams = [
+        event["Properties"]["DestinationConfig"]
+        for event in function.get("Events", {}).values()
+        if event["Type"] == "DynamoDB"
+    ]
+    assert (streams or [function["EventInvokeConfig"]["DestinationConfig"]]) == [failed]
+
+
+def test_a_change_of_any_parameter_reaches_the_webhook() -> None:
+    """Its URL leads to a version, and only what makes a new one does."""
+    function = FUNCTIONS["ReceiveWebhookFunction"]
+    given = {
+        **template()["Globals"]["Function"]["Environment"]["Variables"],
+        **function["Environment"]["Variables"],
+        "SnapStart": function["SnapStart"],
+    }
+    used = set(re.findall(r"'Ref': '(\w+)'", str(given))) & template()["Parameters"].keys()
+    described = set(re.findall(r"'Ref': '(\w+)'", str(function["VersionDescription"])))
+    assert described == used
+
+
+def test_the_description_of_a_version_never_gets_too_long() -> None:
+    longest = {
+        "CloudflareAccountId": 32,
+        "CloudflareSecretArn": 100 + len("-AbCdEf"),
+        "CloudflareApiBaseUrl": template()["Parameters"]["CloudflareApiBaseUrl"]["MaxLength"],
+        "DownloadTypes": len("default,audio"),
+        "SnapStart": len("PublishedVersions"),
+    }
+    for name in ("CloudflareRequestLimit", "RetentionDays"):
+        longest[name] = len(str(template()["Parameters"][name]["MaxValue"]))
+    pattern = template()["Parameters"]["CloudflareSecretArn"]["AllowedPattern"]
+    assert ":secret:[A-Za-z0-9/_+=.@-]{1,100}-[A-Za-z0-9]{6}$" in pattern
+    described = FUNCTIONS["ReceiveWebhookFunction"]["VersionDescription"]["Join"][1]
+    assert len(described) == len(longest)
+    assert sum(longest.values()) + len(described) - 1 <= LONGEST_DESCRIPTION
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_says_what_to_do_and_tells_the_topic(name: str) -> None:
+    alarm = ALARMS[name]
+    assert len(alarm["AlarmDescription"]) > 80
+    assert alarm["AlarmActions"] == {
+        "If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
+    }
+
+
+def test_only_a_poll_that_is_missing_is_alarming() -> None:
+    breaching = [name for name in ALARMS if ALARMS[name]["TreatMissingData"] != "notBreaching"]
+    assert breaching == ["NoPollAlarm"]
+    assert (ALARMS["NoPollAlarm"]["Period"], ALARMS["NoPollAlarm"]["EvaluationPeriods"]) == (60, 3)
+    schedule = FUNCTIONS["PollDownloadsFunction"]["Events"]["EveryMinute"]["Properties"]
+    assert schedule["ScheduleExpression"] == "rate(1 minute)"
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_the_runbook_has_every_alarm(name: str) -> None:
+    runbook = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Runbook\n")[2]
+    assert f"\n### {name.removesuffix('Alarm')}\n" in runbook.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("name", template()["Parameters"])
+def test_the_readme_has_every_parameter(name: str) -> None:
+    assert f"| `{name}` |" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_consumers_may_read_and_nothing_else() -> None:
+    policy = template()["Resources"]["DownloadsReadPolicy"]["Properties"]["PolicyDocument"]
+    table = {"GetAtt": "DownloadsTable.Arn"}
+    index = {"Sub": "${DownloadsTable.Arn}/index/status-index"}
+    allowed = {}
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        actions, places = statement["Action"], statement["Resource"]
+        for action in actions if isinstance(actions, list) else [actions]:
+            allowed[action] = places if isinstance(places, list) else [places]
+    assert allowed == {
+        "dynamodb:GetItem": [table],
+        "dynamodb:BatchGetItem": [table],
+        "dynamodb:Query": [table, index],
+        "dynamodb:PartiQLSelect": [table, index],
+    }
+
+
+def test_what_the_application_repository_wants_is_there() -> None:
+    application = template()["Metadata"]["AWS::ServerlessRepo::Application"]
+    for file in ("LicenseUrl", "ReadmeUrl"):
+        assert (REPOSITORY / application[file]).is_file()
+    version = re.search(
+        '^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    assert version
+    assert application["SemanticVersion"] == version[1]
+    assert application["SpdxLicenseId"] == "MIT"
+
+
+def test_the_dashboard_is_json() -> None:
+    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
+    widgets = json.loads(re.sub(r"\$\{[\w:.]+\}", "x", body))["widgets"]
+    assert [widget["x"] for widget in widgets[1:]] == [0, 6, 12, 18]
