@@ -12,7 +12,7 @@ export SAM_CLI_TELEMETRY := 0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench build deploy undeploy lock clean
+.PHONY: help demo test check chaos broken fuzz format bench build deploy undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -21,14 +21,27 @@ demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator
 	@$(PYTHON) -m tests.demo
 
 test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit, integration and end-to-end tests, with coverage
-	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
-check: $(VENV)/installed ## lint, format, types, template
+check: $(VENV)/installed ## lint, format, types, template, known vulnerabilities
 	ruff check .
 	ruff format --check .
 	mypy $(CODE)
 	cfn-lint template.yaml
 	sam validate --lint --template template.yaml
+	$(PYTHON) -m tests.audit
+
+chaos fuzz: export PYTHONPATH := .:layers/stream_downloads
+chaos: $(VENV)/installed ## a week of 10,000 videos with three of ten requests faulty, in minutes
+	$(PYTHON) -m tests.faults.chaos $(CHAOS)
+
+broken: $(VENV)/installed ## break the code in over thirty ways: the tests have to notice each
+	$(PYTHON) -m tests.faults.broken_builds
+
+FUZZ := -max_total_time=600
+fuzz: $(VENV)/installed ## search ten minutes for an input that the webhook is not ready for
+	uv run --quiet --isolated --no-project --with-requirements tests/requirements/fuzz.txt \
+		python -m tests.faults.fuzz $(FUZZ)
 
 format: $(VENV)/installed ## put the code into shape
 	ruff check --fix .
@@ -53,7 +66,7 @@ LOCK := uv pip compile --quiet --upgrade --no-config --no-emit-index-url --gener
 lock: $(VENV)/installed ## resolve every requirements file anew
 	$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux2014 \
 		layers/stream_downloads/requirements.in -o layers/stream_downloads/requirements.txt
-	for name in tools development emulator; do \
+	for name in tools development emulator audit fuzz; do \
 		$(LOCK) --universal --python-version 3.11 tests/requirements/$$name.in -o tests/requirements/$$name.txt || exit 1; \
 	done
 

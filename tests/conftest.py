@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
+from tests.leaks import pytest_runtest_makereport
 from tests.template import environment
+
+__all__ = ["pytest_runtest_makereport"]  # a hook: no test may let a secret be shown
 
 # A CI job that is cancelled ends like one that is interrupted: fixtures take down what they began.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -22,3 +27,12 @@ os.environ |= environment() | {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares a deployment in one process, when there are several."""
+    for item in items:
+        if "tests/e2e/" in item.nodeid:
+            of_its_own = item.path.stem in ("test_demo", "test_guard")
+            group = item.path.stem if of_its_own else "deployment"
+            item.add_marker(pytest.mark.xdist_group(group))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 STACK = "stream-downloads"
+# What the emulator cannot deploy.
+NOT_EMULATED: dict[str, str] = {"SavedQueries": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,28 @@ class Stack:
         identifier = self.outputs["WebhookUrl"].removeprefix("https://").partition(".")[0]
         return f"{self.endpoint}/_aws/lambda-url/{identifier}/"
 
+    def physical_id(self, logical_id: str) -> str:
+        """What a resource of the template is called here."""
+        answer = self.client("cloudformation").describe_stack_resource(
+            StackName=STACK, LogicalResourceId=logical_id
+        )
+        name: str = answer["StackResourceDetail"]["PhysicalResourceId"]
+        return name
+
+    def log(self, function: str) -> list[dict[str, Any]]:
+        """The log of a function, by its name in the template, such as ``PollDownloads``.
+
+        Only what it logs, not its metrics nor the lines of Lambda itself, the oldest first.
+        """
+        pages = (
+            self.client("logs")
+            .get_paginator("filter_log_events")
+            .paginate(logGroupName=self.physical_id(f"{function}LogGroup"))
+        )
+        messages = (event["message"] for page in pages for event in page["events"])
+        lines = [json.loads(message) for message in messages if message.startswith("{")]
+        return [line for line in lines if "message" in line]
+
     def client(self, service: str) -> Any:
         """Return a boto3 client for that service, where the stack lives."""
         return client(service, self.endpoint)
@@ -55,13 +79,17 @@ class Stack:
         Raises:
             AssertionError: the function failed; with its error.
         """
+        return self.invoke_as(output, payload)[0]
+
+    def invoke_as(self, output: str, payload: Mapping[str, Any]) -> tuple[Any, str]:
+        """As :meth:`invoke`; with the answer, the request's id, which is in the function's log."""
         answer = self.client("lambda").invoke(
             FunctionName=self.outputs[output], Payload=json.dumps(payload).encode()
         )
         content = json.loads(answer["Payload"].read())
         if "FunctionError" in answer:
             raise AssertionError(f"{output}: {content}")
-        return content
+        return content, answer["ResponseMetadata"]["RequestId"]
 
 
 def client(service: str, endpoint: str) -> Any:
@@ -97,7 +125,7 @@ def build(directory: Path) -> Path:
     return directory / "build/template.yaml"
 
 
-def deploy(endpoint: str, template: Path, parameters: Mapping[str, str]) -> Stack:
+def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
     """Deploy a built template to the AWS at ``endpoint``, or update what is deployed there.
 
     Args:
@@ -116,7 +144,7 @@ def deploy(endpoint: str, template: Path, parameters: Mapping[str, str]) -> Stac
         "CAPABILITY_IAM",
         "--no-confirm-changeset",
         "--parameter-overrides",
-        *(f"{name}={value}" for name, value in parameters.items()),
+        *(f"{name}={value}" for name, value in (NOT_EMULATED | parameters).items()),
         directory=template.parents[1],
         endpoint=endpoint,
     )

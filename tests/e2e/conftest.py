@@ -1,21 +1,25 @@
-"""For end-to-end tests: the real template, built once and deployed on an emulator."""
+"""For end-to-end tests: the real template, built once and deployed on two emulators.
+
+The plain stack lives where everything is allowed to everyone, the guarded one where a function may
+do only what its role allows. Between them they have a value for every parameter of the template.
+"""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.deployment import Stack, build, client, deploy
+from tests.deployment import build
+from tests.e2e.deployed import ACCOUNT, Deployed, deployed_on
 from tests.emulator import Emulator, emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ACCOUNT_ID = "023e105f4ecef8ad9ca31a8372d0c353"
-API_TOKEN = "an-api-token"
+BY_TOKEN = {"api_token": ACCOUNT.api_token}
+BY_KEY = {"api_email": ACCOUNT.api_email, "api_key": ACCOUNT.api_key}
 
 
 @pytest.fixture(scope="session")
@@ -32,28 +36,46 @@ def built_template(plain_emulator: Emulator) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(plain_emulator: Emulator, built_template: Path) -> Stack:
-    """The stack, deployed."""
-    return _deployed(plain_emulator, built_template)
+def plain_stack(plain_emulator: Emulator, built_template: Path) -> Iterator[Deployed]:
+    """The stack, subscribed at its Cloudflare: one download a video, which is kept for good."""
+    parameters = {"PollWindowSeconds": "0"}
+    with deployed_on(plain_emulator, built_template, BY_TOKEN, parameters) as deployed:
+        yield deployed
 
 
 @pytest.fixture(scope="session")
-def guarded_stack(built_template: Path) -> Iterator[Stack]:
-    """The stack, deployed where a function may do only what its role allows."""
-    with emulator(enforce_iam=True) as running:
-        yield _deployed(running, built_template)
+def guarded_stack(built_template: Path) -> Iterator[Deployed]:
+    """The same with IAM enforced: both downloads of a video, which are kept for a day."""
+    parameters = {
+        "CloudflareRequestLimit": "1000",
+        "DownloadTypes": "default,audio",
+        "PollWindowSeconds": "2",
+        "ReconcileLookbackHours": "24",
+        "RetentionDays": "1",
+    }
+    with (
+        emulator(enforce_iam=True) as running,
+        deployed_on(running, built_template, BY_KEY, parameters) as deployed,
+    ):
+        yield deployed
 
 
-def _deployed(running: Emulator, template: Path) -> Stack:
-    secret = client("secretsmanager", running.url).create_secret(
-        Name="cloudflare", SecretString=json.dumps({"api_token": API_TOKEN})
-    )
-    return deploy(
-        running.url,
-        template,
-        {
-            "CloudflareAccountId": ACCOUNT_ID,
-            "CloudflareSecretArn": secret["ARN"],
-            "DownloadTypes": "default,audio",
-        },
-    )
+@pytest.fixture
+def plain(plain_stack: Deployed) -> Deployed:
+    """The plain stack, with its whole request allowance."""
+    plain_stack.pass_five_minutes()
+    return plain_stack
+
+
+@pytest.fixture
+def guarded(guarded_stack: Deployed) -> Deployed:
+    """The guarded stack, with its whole request allowance."""
+    guarded_stack.pass_five_minutes()
+    return guarded_stack
+
+
+@pytest.fixture(params=["plain", "guarded"])
+def either(request: pytest.FixtureRequest) -> Deployed:
+    """One stack, then the other."""
+    deployed: Deployed = request.getfixturevalue(request.param)
+    return deployed

@@ -219,7 +219,7 @@ def chance_ready(row: Download, pace: Pace, now: float) -> float:
     if row.created_at is None:
         return 1.0  # a create whose answer was lost: the look is needed, whatever it finds
     if row.looked_at is not None and (row.due_at or 0.0) <= row.looked_at:
-        return 1.0  # the create's answer said that it is there already, and asked for a look at once
+        return 1.0  # the create's answer said that it is there already: a look is due at once
     seen = 0.0 if row.looked_at is None else max(0.0, row.looked_at - row.created_at)
     percent = None if row.looked_at is None else row.percent_complete
     finish = _finish(row.download_type, percent, seen, pace)

@@ -1,0 +1,318 @@
+"""A deployed stack together with the Cloudflare that it talks to, as its tests handle them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import urllib3
+from boto3.dynamodb.types import TypeDeserializer
+
+from stream_downloads import webhook
+from tests.deployment import Stack, client, deploy
+from tests.emulator import Emulator
+from tests.simulator import Settings, SimulatorServer, StreamSimulator
+from tests.simulator.limits import RateLimiter
+
+Item = Mapping[str, Any]
+Found = TypeVar("Found")
+
+ACCOUNT: Final = Settings(account_id="023e105f4ecef8ad9ca31a8372d0c353")
+
+DAY: Final = 86_400.0
+# What the row remembers of time, in seconds: with all of them earlier, so much time has passed.
+CLOCKS: Final = (
+    "_due_at",
+    "_created_at",
+    "_sent_at",
+    "_looked_at",
+    "_refused_since",
+    "_missing_since",
+)
+
+_value = TypeDeserializer().deserialize
+
+
+@dataclass
+class Deployed:
+    """A deployed stack and its Cloudflare.
+
+    Attributes:
+        stack: the stack.
+        server: its Cloudflare.
+        first_secret: the signing secret as deployed, before anybody subscribed.
+        polls: the request ids of the polls that a test has asked for.
+    """
+
+    stack: Stack
+    server: SimulatorServer
+    first_secret: str = ""
+    polls: set[str] = field(default_factory=set)
+
+    @property
+    def cloudflare(self) -> StreamSimulator:
+        """Its Cloudflare, without the HTTP around it."""
+        return self.server.simulator
+
+    # --- What happens at Cloudflare -----------------------------------------------------------
+
+    def upload(self, **details: Any) -> str:
+        """Upload a video whose downloads are made in no time unless ``details`` say otherwise."""
+        uid = self.cloudflare.upload(**{"generation_seconds": 0.0, **details})
+        self.server.wake()
+        return uid
+
+    def upload_and_hear(self, **details: Any) -> str:
+        """Upload a video, and wait until its webhook has been answered with 200."""
+        uid = self.upload(**details)
+        self.hear(uid)
+        return uid
+
+    def hear(self, uid: str, times: int = 1) -> None:
+        """Wait until that many webhooks of a video have been answered, all with 200."""
+        answers = eventually(lambda: self.webhook_answers(uid), lambda found: len(found) >= times)
+        assert answers == [200] * times, answers
+
+    def webhook_answers(self, uid: str) -> list[int]:
+        """How the webhooks of a video were answered."""
+        return [status for about, status in list(self.server.webhook_answers) if about == uid]
+
+    def creates(self, uid: str) -> list[str]:
+        """The downloads that Cloudflare was asked to create of a video, in order."""
+        return [
+            call.download_type or "default"
+            for call in list(self.cloudflare.calls)
+            if call.name == "create download" and call.video_uid == uid
+        ]
+
+    # --- What its owner does ------------------------------------------------------------------
+
+    def post(self, body: bytes, signature: str | None = None, **headers: str) -> int:
+        """Send something to the Function URL; the status of the answer."""
+        signed = {"Webhook-Signature": signature} if signature else {}
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = urllib3.request(
+            "POST",
+            self.stack.webhook_url,
+            body=body,
+            headers={"Content-Type": "application/json", **signed, **given},
+            timeout=30,
+            retries=False,
+        )
+        return answer.status
+
+    def sign(self, body: bytes, *, at: float | None = None, secret: str | None = None) -> str:
+        """The signature of a body, unless told otherwise now and under the stack's own secret."""
+        moment = int(time.time() if at is None else at)
+        return webhook.sign(body, (secret or self.signing_secret()).encode(), moment)
+
+    def signing_secret(self) -> str:
+        """The secret that the stack verifies webhooks with."""
+        answer = self.stack.client("secretsmanager").get_secret_value(
+            SecretId=self.stack.outputs["WebhookSecretArn"]
+        )
+        secret: str = json.loads(answer["SecretString"])["webhook_secret"]
+        return secret
+
+    def register(self, **payload: bool) -> Any:
+        """Have the webhook subscribed."""
+        return self.stack.invoke("RegisterWebhookFunctionName", payload)
+
+    def reconcile(self, **payload: str) -> Any:
+        """Have the library looked through."""
+        return self.stack.invoke("ReconcileLibraryFunctionName", payload)
+
+    def manage(self, action: str, uid: str | None = None, **more: Any) -> Any:
+        """Have ManageDownloads do something."""
+        about = {"video_uid": uid} if uid else {}
+        return self.stack.invoke("ManageDownloadsFunctionName", {"action": action, **about, **more})
+
+    def poll(self) -> Any:
+        """Have one run of the poller; the schedule's own may be under way, and is waited for."""
+        return eventually(self._poll, lambda summary: summary["ended"] != "another run is at work")
+
+    def poll_until(
+        self, status: str, uid: str, kind: str = "default", *, passing: float = 0.0
+    ) -> Item:
+        """Have runs of the poller until a row has that status, as :meth:`poll_for`."""
+        return self.poll_for(uid, lambda row: row["status"] == status, kind, passing=passing)
+
+    def poll_for(
+        self, uid: str, good: Callable[[Item], bool], kind: str = "default", *, passing: float = 0.0
+    ) -> Item:
+        """Have runs of the poller until a row is as it should be.
+
+        Args:
+            uid: the row's video.
+            good: says whether the row is so.
+            kind: the row's type.
+            passing: how many seconds pass for the row before each run.
+
+        Returns:
+            The row.
+        """
+
+        def after_a_poll() -> Item:
+            if passing:
+                self.pass_time(uid, kind, seconds=passing)
+            self.poll()
+            return self.row(uid, kind)
+
+        return eventually(after_a_poll, good)
+
+    def _poll(self) -> Any:
+        summary, request_id = self.stack.invoke_as("PollDownloadsFunctionName", {})
+        self.polls.add(request_id)
+        return summary
+
+    # --- What is in the tables ----------------------------------------------------------------
+
+    def row(self, uid: str, kind: str = "default") -> Item:
+        """One row, with what is the service's own; nothing if there is none."""
+        answer = self.stack.client("dynamodb").get_item(**self._key(uid, kind), ConsistentRead=True)
+        return unmarshalled(answer.get("Item", {}))
+
+    def status(self, uid: str, kind: str = "default") -> str | None:
+        """The status of one row."""
+        return self.row(uid, kind).get("status")
+
+    def rows(self) -> dict[tuple[str, str], Item]:
+        """Every row."""
+        pages = self.stack.client("dynamodb").get_paginator("scan")
+        items = [
+            unmarshalled(item)
+            for page in pages.paginate(TableName=self.stack.outputs["DownloadsTableName"])
+            for item in page["Items"]
+        ]
+        return {(item["video_uid"], item["download_type"]): item for item in items}
+
+    def pass_time(self, uid: str, kind: str = "default", *, seconds: float) -> None:
+        """Let time pass for one row alone."""
+        row = self.row(uid, kind)
+        earlier = ", ".join(f"#{name} = #{name} - :seconds" for name in CLOCKS if name in row)
+        # A write like any other: a run of the schedule that has read the row must notice.
+        self.update(
+            uid, kind, f"SET {earlier} ADD #_version :one", {":seconds": str(seconds), ":one": "1"}
+        )
+
+    def update(
+        self, uid: str, kind: str, expression: str, numbers: Mapping[str, str] | None = None
+    ) -> None:
+        """Change a row behind the stack's back.
+
+        Args:
+            uid: the row's video.
+            kind: the row's type.
+            expression: DynamoDB's update expression, with each attribute's name after a ``#``.
+            numbers: the values in it.
+        """
+        values = {name: {"N": number} for name, number in (numbers or {}).items()}
+        self.stack.client("dynamodb").update_item(
+            **self._key(uid, kind),
+            UpdateExpression=expression,
+            ExpressionAttributeNames={name: name[1:] for name in re.findall(r"#\w+", expression)},
+            **({"ExpressionAttributeValues": values} if values else {}),
+        )
+
+    def delete(self, uid: str, kind: str) -> None:
+        """Delete a row behind the stack's back."""
+        self.stack.client("dynamodb").delete_item(**self._key(uid, kind))
+
+    def forget(self, uids: Sequence[str]) -> None:
+        """Delete videos, and their rows behind the stack's back."""
+        for uid in uids:
+            self.cloudflare.drop_video(uid)
+        keys = [self._key(uid, kind)["Key"] for uid in uids for kind in ("default", "audio")]
+        for first in range(0, len(keys), 25):
+            requests = [{"DeleteRequest": {"Key": key}} for key in keys[first : first + 25]]
+            self.stack.client("dynamodb").batch_write_item(
+                RequestItems={self.stack.outputs["DownloadsTableName"]: requests}
+            )
+
+    def pass_five_minutes(self) -> None:
+        """Let the requests of before leave the window, here and at Cloudflare."""
+        self.stack.client("dynamodb").delete_item(
+            TableName=self.stack.physical_id("ControlTable"), Key={"name": {"S": "budget"}}
+        )
+        self.cloudflare.limiter = RateLimiter(self.cloudflare.limiter.limit)
+
+    def restart(self, function: str) -> None:
+        """Have a function, by its name in the template, start afresh: no process of it stays."""
+        functions = self.stack.client("lambda")
+        name = self.stack.physical_id(f"{function}Function")
+        variables = functions.get_function_configuration(FunctionName=name)["Environment"]
+        variables["Variables"]["RESTARTED_AT"] = str(time.time())
+        functions.update_function_configuration(FunctionName=name, Environment=variables)
+        for alias in functions.list_aliases(FunctionName=name)["Aliases"]:
+            version = functions.publish_version(FunctionName=name)["Version"]
+            functions.update_alias(FunctionName=name, Name=alias["Name"], FunctionVersion=version)
+
+    def _key(self, uid: str, kind: str) -> dict[str, Any]:
+        return {
+            "TableName": self.stack.outputs["DownloadsTableName"],
+            "Key": {"video_uid": {"S": uid}, "download_type": {"S": kind}},
+        }
+
+
+@contextmanager
+def deployed_on(
+    aws: Emulator,
+    template: Path,
+    secret: Mapping[str, str],
+    parameters: Mapping[str, str],
+) -> Iterator[Deployed]:
+    """Deploy the stack with a Cloudflare of its own, and subscribe its webhook there.
+
+    Args:
+        aws: where to.
+        template: as it was built.
+        secret: the credentials for `ACCOUNT`, as their owner stores them.
+        parameters: the template's, as far as they are not settled by this.
+    """
+    stored = client("secretsmanager", aws.url).create_secret(
+        Name="cloudflare", SecretString=json.dumps(secret)
+    )
+    with SimulatorServer(StreamSimulator(settings=ACCOUNT)) as server:
+        own = {
+            "CloudflareAccountId": ACCOUNT.account_id,
+            "CloudflareApiBaseUrl": server.base_url,
+            "CloudflareSecretArn": stored["ARN"],
+        }
+        stack = deploy(aws.url, template, {**own, **parameters})
+        # A name that is known on AWS alone.
+        server.addresses[stack.outputs["WebhookUrl"]] = stack.webhook_url
+        deployed = Deployed(stack, server)
+        deployed.first_secret = deployed.signing_secret()
+        deployed.register()
+        yield deployed
+
+
+def unmarshalled(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item without DynamoDB's types."""
+    return {name: _value(typed) for name, typed in item.items()}
+
+
+def eventually(
+    look: Callable[[], Found], good: Callable[[Found], object] = bool, within: float = 20.0
+) -> Found:
+    """Look again and again until what is seen is good; what was seen.
+
+    Args:
+        look: gives what is to be seen.
+        good: says whether that is it.
+        within: seconds after which to give up.
+
+    Raises:
+        AssertionError: it never was.
+    """
+    ends_at = time.monotonic() + within
+    while not good(seen := look()):
+        assert time.monotonic() < ends_at, f"still not so after {within:.0f} s: {seen!r}"
+        time.sleep(0.05)
+    return seen

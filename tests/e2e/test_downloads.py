@@ -1,0 +1,245 @@
+"""From a signed webhook to a URL that works, and what a consumer reads of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.deployed import Deployed, Item, eventually, unmarshalled
+from tests.emulator import REPOSITORY
+from tests.events import VIDEO_UID, encoded, load_event, video_event
+from tests.simulator import Upload, download_url
+from tests.simulator.videos import Video
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+@pytest.fixture
+def example(either: Deployed) -> Iterator[Deployed]:
+    """Where Cloudflare has the video of the example event in its guide, and nobody knows of it."""
+    either.cloudflare.videos[VIDEO_UID] = Video(
+        VIDEO_UID, time.time(), Upload(generation_seconds=0.0)
+    )
+    yield either
+    del either.cloudflare.videos[VIDEO_UID]
+    for kind in ("default", "audio"):
+        either.delete(VIDEO_UID, kind)
+
+
+def test_a_webhook_becomes_a_url(either: Deployed) -> None:
+    uid = either.upload_and_hear(generation_seconds=2.0, name="talk.mp4", creator="ada")
+    requested = either.row(uid)
+    assert requested["status"] == "inprogress"
+    assert "url" not in requested
+
+    either.pass_time(uid, seconds=100)
+    either.poll()
+    assert "url" not in either.row(uid)
+
+    eventually(lambda: either.cloudflare.fetch(download_url(uid, "default")) == 200)
+    either.pass_time(uid, seconds=1000)
+    row = dict(either.poll_until("ready", uid))
+    times = [row.pop(name) for name in ("requested_at", "updated_at", "ready_at")]
+    assert {name: value for name, value in row.items() if not name.startswith("_")} == {
+        "video_uid": uid,
+        "download_type": "default",
+        "status": "ready",
+        "url": download_url(uid, "default"),
+        "percent_complete": 100,
+        "requires_signed_url": False,
+        "creator": "ada",
+        "name": "talk.mp4",
+        "duration_seconds": 30,
+    }
+    assert all(INSTANT.fullmatch(instant) for instant in times)
+    assert times[0] < times[2] <= times[1]
+    assert either.creates(uid).count("default") == 1
+
+
+def test_every_wanted_type_becomes_ready(guarded: Deployed) -> None:
+    uid = guarded.upload_and_hear()
+    guarded.poll()
+    rows = {kind: guarded.row(uid, kind) for kind in ("default", "audio")}
+    assert {kind: row["url"] for kind, row in rows.items()} == {
+        kind: download_url(uid, kind) for kind in rows
+    }
+    assert sorted(guarded.creates(uid)) == ["audio", "default"]
+
+
+def test_a_percentage_is_seen_before_the_url(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(generation_seconds=600.0, progress="jumping")
+    plain.cloudflare.videos[uid].downloads["default"].starts_at -= 400
+    plain.pass_time(uid, seconds=400)
+    plain.poll()
+    row = plain.row(uid)
+    assert (row["status"], row["percent_complete"]) == ("inprogress", 50)
+    assert "url" not in row
+
+
+def test_a_private_video_is_marked_as_such(either: Deployed) -> None:
+    uid = either.upload_and_hear(private=True)
+    either.poll()
+    row = either.row(uid)
+    assert (row["status"], row["requires_signed_url"]) == ("ready", True)
+    assert either.cloudflare.fetch(row["url"]) == 401
+
+
+def test_a_failed_video_ends_in_error_with_cloudflares_reason(either: Deployed) -> None:
+    uid = either.upload_and_hear(error_code="ERR_NON_VIDEO", error_message="Not a video")
+    row = either.row(uid)
+    assert (row["status"], row["error_code"], row["error_message"]) == (
+        "error",
+        "ERR_NON_VIDEO",
+        "Not a video",
+    )
+    assert either.creates(uid) == []
+
+
+def test_a_webhook_that_comes_again_changes_nothing(either: Deployed) -> None:
+    uid = either.upload_and_hear(webhook_delays=(0.0, 0.0, 0.3))
+    either.hear(uid, times=3)
+    either.poll()
+    ready = either.row(uid)
+    either.cloudflare.repeat_webhook(uid)
+    either.hear(uid, times=4)
+    assert either.row(uid) == ready
+    assert either.creates(uid).count("default") == 1
+
+
+def test_a_webhook_that_was_overtaken_changes_nothing(either: Deployed) -> None:
+    uid = either.upload_and_hear()
+    late = encoded(video_event("video_failed", uid=uid))
+    assert either.post(late, either.sign(late)) == 200
+    either.poll_until("ready", uid)
+    assert either.post(late, either.sign(late)) == 200
+    assert either.status(uid) == "ready"
+
+
+def test_cloudflares_own_example_becomes_a_url(example: Deployed) -> None:
+    body = encoded(video_event())
+    assert example.post(body, example.sign(body)) == 200
+    example.poll()
+    row = example.row(VIDEO_UID)
+    assert (row["status"], row["url"]) == ("ready", download_url(VIDEO_UID, "default"))
+    assert row["name"] == video_event()["meta"]["name"]
+    assert row["duration_seconds"] == video_event()["duration"]
+    assert row["requires_signed_url"] is False
+    assert "creator" not in row
+
+
+def test_a_body_in_base64_is_verified_byte_for_byte(example: Deployed) -> None:
+    # What the content type calls no text reaches the function in base64.
+    body = encoded(video_event())
+    signature = example.sign(body)
+    assert example.post(body, signature, Content_Type="application/octet-stream") == 200
+    assert example.row(VIDEO_UID)["status"] == "inprogress"
+
+
+@pytest.mark.parametrize("name", ["receive_webhook", "receive_webhook_video_failed"])
+def test_the_example_invocations_are_understood(either: Deployed, name: str) -> None:
+    # Signed in 2009, with the secret of the example.
+    assert either.stack.invoke("ReceiveWebhookFunctionName", load_event(name)) == {
+        "statusCode": 403,
+        "headers": {"Content-Type": "text/plain; charset=utf-8"},
+        "body": "forbidden",
+    }
+
+
+def test_what_is_not_authentic_is_refused(either: Deployed) -> None:
+    either.restart("ReceiveWebhook")  # a secret may be read again only once a minute
+    uid = f"{time.time_ns():032x}"
+    body = encoded(video_event(uid=uid))
+    now = int(time.time())
+    calls = len(either.cloudflare.calls)
+    for signature in (
+        None,
+        "",
+        f"time={now}",
+        f"time={now},sig1={'0' * 64}",
+        either.sign(body + b"\n"),
+        either.sign(body, at=now - 400),
+        either.sign(body, at=now + 400),
+    ):
+        assert either.post(body, signature) == 403
+    assert either.row(uid) == {}
+    assert len(either.cloudflare.calls) == calls
+    either.restart("ReceiveWebhook")
+
+
+def test_a_live_input_event_is_taken_and_left_alone(either: Deployed) -> None:
+    body = encoded(load_event("live_input"))
+    assert either.post(body, either.sign(body)) == 200
+    assert either.stack.log("ReceiveWebhook")[-1]["outcome"] == "unusable"
+
+
+def test_the_status_tells_of_one_video_and_of_all(either: Deployed) -> None:
+    uid = either.upload_and_hear()
+    before = either.manage("status")
+    either.poll()
+    about = either.manage("status", uid, download_types=["default"])
+    assert about["video_uid"] == uid
+    (row,) = about["downloads"]
+    assert row == {
+        name: value for name, value in either.row(uid).items() if not name.startswith("_")
+    }
+    after = either.manage("status")
+    assert after["rows"]["ready"] > before["rows"]["ready"]
+    assert after["rows"].keys() == {
+        "requested",
+        "inprogress",
+        "ready",
+        "error",
+        "deleting",
+        "deleted",
+    }
+    assert 0 < after["requests_in_five_minutes"] < after["request_limit"]
+    assert after["blocked_until"] is None
+
+
+@pytest.fixture(scope="module")
+def ready(plain_stack: Deployed) -> Item:
+    """A ready download, as it is in the table."""
+    uid = plain_stack.upload_and_hear(name="for consumers.mp4", creator="grace")
+    return plain_stack.poll_until("ready", uid)
+
+
+def test_one_item_is_read_by_its_key(plain: Deployed, ready: Item) -> None:
+    answer = plain.stack.client("dynamodb").get_item(
+        TableName=plain.stack.outputs["DownloadsTableName"],
+        Key={"video_uid": {"S": ready["video_uid"]}, "download_type": {"S": "default"}},
+    )
+    assert answer["Item"]["status"] == {"S": "ready"}
+    assert answer["Item"]["url"] == {"S": ready["url"]}
+
+
+def test_the_readmes_partiql_gives_the_downloads_of_a_video(plain: Deployed, ready: Item) -> None:
+    found = re.search(r'--statement "(SELECT .*)"\n', (REPOSITORY / "README.md").read_text())
+    assert found
+    statement = found[1].replace('\\"', '"').replace("<uid>", ready["video_uid"])
+    answer = plain.stack.client("dynamodb").execute_statement(
+        Statement=statement.replace("$TABLE", plain.stack.outputs["DownloadsTableName"])
+    )
+    (item,) = answer["Items"]
+    assert unmarshalled(item) == {name: ready[name] for name in ("download_type", "status", "url")}
+
+
+def test_what_became_ready_since_a_time_is_found_by_the_index(plain: Deployed, ready: Item) -> None:
+    answer = plain.stack.client("dynamodb").query(
+        TableName=plain.stack.outputs["DownloadsTableName"],
+        IndexName="status-index",
+        KeyConditionExpression="#status = :ready AND updated_at >= :since",
+        ExpressionAttributeNames={"#status": "status"},
+        ExpressionAttributeValues={
+            ":ready": {"S": "ready"},
+            ":since": {"S": ready["updated_at"]},
+        },
+    )
+    # The whole public row, and none of the bookkeeping.
+    found = [unmarshalled(item) for item in answer["Items"]]
+    assert {name: v for name, v in ready.items() if not name.startswith("_")} in found

@@ -1,0 +1,301 @@
+"""Each function may do what it needs, and nothing more: take anything away, and it fails."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.deployment import REGION
+from tests.e2e.deployed import Deployed
+from tests.events import encoded
+from tests.template import template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Scenario = Callable[[Deployed], None]
+
+
+# --- What each function is there for ----------------------------------------------------------
+
+
+def a_webhook_is_recorded(deployed: Deployed) -> None:
+    deployed.upload_and_hear()
+
+
+def a_webhook_leads_to_a_create_at_once(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear()
+    assert deployed.status(uid) == "inprogress"
+
+
+def a_webhook_meets_a_row_that_changes(deployed: Deployed) -> None:
+    with row_that_changes_all_the_time(deployed) as uid:
+        body = encoded(deployed.cloudflare.videos[uid].described(deployed.cloudflare.clock()))
+        assert deployed.post(body, deployed.sign(body)) == 500
+        assert deployed.stack.log("ReceiveWebhook")[-1]["error"] == "LostRace"
+
+
+def a_poll_makes_a_download_ready(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear()
+    deployed.poll()
+    assert deployed.status(uid) == "ready"
+
+
+def a_poll_hears_of_a_download_that_was_not_due(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear(generation_seconds={"default": 0.0, "audio": 600.0})
+    deployed.poll()
+    assert deployed.status(uid, "default") == "ready"
+    assert deployed.status(uid, "audio") == "inprogress"
+
+
+def a_reconciliation_finds_a_video(deployed: Deployed) -> None:
+    uid = deployed.upload(webhook_delays=())
+    deployed.reconcile()
+    assert deployed.status(uid) == "requested"
+
+
+def a_reconciliation_meets_a_row_that_changes(deployed: Deployed) -> None:
+    with (
+        row_that_changes_all_the_time(deployed),
+        pytest.raises(AssertionError, match="changes all the time"),
+    ):
+        deployed.reconcile()
+
+
+def the_stack_is_summed_up(deployed: Deployed) -> None:
+    deployed.manage("status")
+
+
+def a_video_is_looked_up(deployed: Deployed) -> None:
+    deployed.manage("status", deployed.upload_and_hear())
+
+
+def a_download_is_requested(deployed: Deployed) -> None:
+    deployed.manage("request", deployed.upload(webhook_delays=()))
+
+
+def a_link_is_given(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear(private=True)
+    deployed.poll_until("ready", uid)
+    assert deployed.cloudflare.fetch(deployed.manage("link", uid)["url"]) == 200
+
+
+def a_new_secret_is_stored(deployed: Deployed) -> None:
+    outbox = deployed.cloudflare.outbox
+    before, after = outbox.subscription, outbox.rotate_secret(deployed.cloudflare.clock())
+    try:
+        deployed.register()
+        assert deployed.signing_secret() == after.secret
+    except AssertionError:
+        outbox.subscription = before  # what the stack does not know, nobody must sign with
+        raise
+    deployed.restart("ReceiveWebhook")  # a secret may be read again only once a minute
+
+
+def a_subscription_is_kept(deployed: Deployed) -> None:
+    deployed.register()
+
+
+def an_end_is_announced(deployed: Deployed) -> None:
+    key = {"video_uid": {"S": "0" * 32}, "download_type": {"S": "default"}}
+    change = {
+        "Keys": key,
+        "NewImage": {**key, "status": {"S": "ready"}},
+        "OldImage": {**key, "status": {"S": "inprogress"}},
+        "SequenceNumber": "1",
+    }
+    answer = deployed.stack.client("lambda").invoke(
+        FunctionName=deployed.stack.physical_id("AnnounceDownloadsFunction"),
+        Payload=json.dumps({"Records": [{"eventName": "MODIFY", "dynamodb": change}]}),
+    )
+    assert "FunctionError" not in answer
+
+
+def cold(function: str, scenario: Scenario) -> Scenario:
+    """The same with a function that has just started: it remembers no secret."""
+
+    @functools.wraps(scenario)
+    def begin(deployed: Deployed) -> None:
+        deployed.restart(function)
+        scenario(deployed)
+
+    return begin
+
+
+NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
+    "ReceiveWebhook": {
+        "ReadDownload": a_webhook_meets_a_row_that_changes,
+        "WriteDownload": a_webhook_is_recorded,
+        "ReadControl": a_webhook_leads_to_a_create_at_once,
+        "WriteControl": a_webhook_leads_to_a_create_at_once,
+        "ReadCredentials": cold("ReceiveWebhook", a_webhook_leads_to_a_create_at_once),
+        "ReadWebhookSecret": cold("ReceiveWebhook", a_webhook_is_recorded),
+    },
+    "PollDownloads": {
+        "FindDueDownloads": a_poll_makes_a_download_ready,
+        "ReadDownloadsOfVideo": a_poll_hears_of_a_download_that_was_not_due,
+        "WriteDownload": a_poll_makes_a_download_ready,
+        "ReadControl": a_poll_makes_a_download_ready,
+        "WriteControl": a_poll_makes_a_download_ready,
+        "ReadCredentials": cold("PollDownloads", a_poll_makes_a_download_ready),
+    },
+    "ReconcileLibrary": {
+        "ReadDownloads": a_reconciliation_finds_a_video,
+        "ReadDownload": a_reconciliation_meets_a_row_that_changes,
+        "WriteDownload": a_reconciliation_finds_a_video,
+        "ReadControl": a_reconciliation_finds_a_video,
+        "WriteControl": a_reconciliation_finds_a_video,
+        "ReadCredentials": cold("ReconcileLibrary", a_reconciliation_finds_a_video),
+    },
+    "ManageDownloads": {
+        "FindDueDownloads": the_stack_is_summed_up,
+        "FindDownloadsByStatus": the_stack_is_summed_up,
+        "ReadDownloadsOfVideo": a_video_is_looked_up,
+        "ReadDownload": a_link_is_given,
+        "WriteDownload": a_download_is_requested,
+        "ReadControl": the_stack_is_summed_up,
+        "WriteControl": a_link_is_given,
+        "ReadCredentials": cold("ManageDownloads", a_link_is_given),
+    },
+    "AnnounceDownloads": {"PutEvents": an_end_is_announced},
+    "RegisterWebhook": {
+        "ReadControl": a_subscription_is_kept,
+        "WriteControl": a_subscription_is_kept,
+        "ReadCredentials": cold("RegisterWebhook", a_subscription_is_kept),
+        "ReadWebhookSecret": a_subscription_is_kept,
+        "StoreWebhookSecret": a_new_secret_is_stored,
+    },
+}
+
+
+def test_every_statement_of_the_template_is_tried() -> None:
+    functions = {
+        name.removesuffix("Function"): resource["Properties"].get("Policies", [])
+        for name, resource in template()["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    statements = {
+        name: [statement["Sid"] for policy in policies for statement in policy["Statement"]]
+        for name, policies in functions.items()
+    }
+    assert statements == {name: list(scenarios) for name, scenarios in NEEDED.items()}
+
+
+@pytest.mark.parametrize(
+    "scenario", dict.fromkeys(s for needed in NEEDED.values() for s in needed.values())
+)
+def test_a_function_works_with_its_role(guarded: Deployed, scenario: Scenario) -> None:
+    scenario(guarded)
+
+
+@pytest.mark.parametrize(
+    ("function", "statement"),
+    [(function, statement) for function, needed in NEEDED.items() for statement in needed],
+)
+def test_a_function_fails_without_a_statement_of_its_role(
+    guarded: Deployed, function: str, statement: str
+) -> None:
+    with without(guarded, function, statement), pytest.raises(AssertionError):
+        NEEDED[function][statement](guarded)
+
+
+def test_a_consumer_with_the_read_policy_reads_the_table_and_does_no_more(
+    guarded: Deployed,
+) -> None:
+    uid = guarded.upload_and_hear()
+    guarded.poll_until("ready", uid)
+    table = {"TableName": guarded.stack.outputs["DownloadsTableName"]}
+    key = {"video_uid": {"S": uid}, "download_type": {"S": "default"}}
+    consumer = a_consumer(guarded)
+    assert consumer.get_item(**table, Key=key)["Item"]["status"] == {"S": "ready"}
+    of_video = {
+        "KeyConditionExpression": "video_uid = :uid",
+        "ExpressionAttributeValues": {":uid": {"S": uid}},
+    }
+    assert consumer.query(**table, **of_video)["Count"] == 2
+    with_status = {
+        "IndexName": "status-index",
+        "KeyConditionExpression": "#status = :status",
+        "ExpressionAttributeNames": {"#status": "status"},
+        "ExpressionAttributeValues": {":status": {"S": "ready"}},
+    }
+    assert consumer.query(**table, **with_status)["Count"] >= 1
+    # The emulator does not know the permissions of PartiQL.
+    with pytest.raises(ClientError, match="AccessDenied"):
+        consumer.put_item(**table, Item=key)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        consumer.delete_item(**table, Key=key)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        consumer.scan(**table)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        consumer.get_item(
+            TableName=guarded.stack.physical_id("ControlTable"), Key={"name": {"S": "budget"}}
+        )
+
+
+def a_consumer(deployed: Deployed) -> Any:
+    """A DynamoDB client of somebody who has the policy for consumers, and nothing else."""
+    iam = deployed.stack.client("iam")
+    iam.create_user(UserName="consumer")
+    iam.attach_user_policy(
+        UserName="consumer", PolicyArn=deployed.stack.outputs["DownloadsReadPolicyArn"]
+    )
+    key = iam.create_access_key(UserName="consumer")["AccessKey"]
+    return boto3.client(
+        "dynamodb",
+        endpoint_url=deployed.stack.endpoint,
+        region_name=REGION,
+        aws_access_key_id=key["AccessKeyId"],
+        aws_secret_access_key=key["SecretAccessKey"],
+    )
+
+
+@contextmanager
+def without(deployed: Deployed, function: str, statement: str) -> Iterator[None]:
+    """Take a statement from a function's role, for a while."""
+    iam = deployed.stack.client("iam")
+    role = deployed.stack.physical_id(f"{function}FunctionRole")
+    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        rest = [other for other in policy["Statement"] if other.get("Sid") != statement]
+        if len(rest) < len(policy["Statement"]):
+            break
+    else:
+        raise LookupError(f"the role of {function} has no statement {statement}")
+
+    def put(document: Mapping[str, Any]) -> None:
+        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document))
+
+    put({**policy, "Statement": rest or [{**NOTHING, "Resource": "*"}]})
+    try:
+        yield
+    finally:
+        put(policy)
+
+
+# A policy has at least one statement.
+NOTHING: Final = {"Effect": "Deny", "Action": "dynamodb:DeleteTable"}
+
+
+@contextmanager
+def row_that_changes_all_the_time(deployed: Deployed) -> Iterator[str]:
+    """A video that failed and is ready now, whose row has always just been written by another."""
+    uid = deployed.upload_and_hear(error_code="ERR_NON_VIDEO")
+    video = deployed.cloudflare.videos[uid]
+    video.upload = replace(video.upload, error_code=None)
+    for kind in ("default", "audio"):
+        deployed.update(uid, kind, "REMOVE #_version")
+    try:
+        yield uid
+    finally:
+        for kind in ("default", "audio"):
+            deployed.delete(uid, kind)
+        deployed.cloudflare.drop_video(uid)

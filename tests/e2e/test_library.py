@@ -1,0 +1,89 @@
+"""A library of 3,000 videos, and webhooks that get lost, come twice and out of order."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import pytest
+
+from tests.e2e.deployed import DAY, Deployed, eventually
+from tests.simulator import unreliable
+
+OLD_VIDEOS: Final = 2_920
+NEW_VIDEOS: Final = 80
+REQUEST_LIMIT: Final = 600  # the template's default
+
+
+@dataclass
+class Library:
+    """The videos of before the stack, and those of today."""
+
+    old: list[str]
+    new: list[str]
+
+
+@pytest.fixture
+def library(plain: Deployed) -> Iterator[Library]:
+    """A library that the stack knows little of."""
+    library = Library(old_library(plain), new_videos_with_bad_webhooks(plain))
+    yield library
+    plain.forget([*library.old, *library.new])
+
+
+def test_every_video_gets_its_row_and_no_request_is_too_many(
+    plain: Deployed, library: Library
+) -> None:
+    answer = plain.reconcile(since="2020-01-01T00:00:00Z")
+    assert answer["ended"] == "done"
+    assert {uid for uid, _ in plain.rows()} >= {*library.old, *library.new}
+    assert plain.reconcile()["videos_requested"] == 0
+
+    # Today's videos first, the library with what they leave of the allowance.
+    plain.poll()
+    assert plain.poll()["ended"] == "what is left waits for the request allowance"
+    assert {plain.status(uid) for uid in library.new} == {"ready"}
+    plain.pass_five_minutes()
+    plain.poll()
+    rows = plain.rows()
+    old = Counter(rows[uid, "default"]["status"] for uid in library.old)
+    assert old["ready"] >= 150
+    assert set(old) == {"ready", "inprogress", "requested"}
+
+    calls = plain.cloudflare.calls
+    assert len(calls) > REQUEST_LIMIT
+    assert 429 not in {call.status for call in calls}
+    creates = Counter(call.video_uid for call in calls if call.name == "create download")
+    for uid in (*library.old, *library.new):
+        assert creates[uid] == (0 if rows[uid, "default"]["status"] == "requested" else 1)
+
+
+def old_library(deployed: Deployed) -> list[str]:
+    """Videos of a month ago, one a second, of which no webhook ever told this stack."""
+    cloudflare, uids = deployed.cloudflare, []
+    now, began = cloudflare.clock, time.time() - 30 * DAY
+    try:
+        for number in range(OLD_VIDEOS):
+            cloudflare.clock = partial(float, began + number)
+            uids.append(deployed.upload(webhook_delays=()))
+    finally:
+        cloudflare.clock = now
+    return uids
+
+
+def new_videos_with_bad_webhooks(deployed: Deployed) -> list[str]:
+    """Videos of today whose webhooks have come, as far as they come at all."""
+    habit = unreliable(1, lost=0.3, twice=0.3, late_seconds=2.0)
+    plans = [tuple(habit()) for _ in range(NEW_VIDEOS)]
+    uids = [deployed.upload(webhook_delays=delays) for delays in plans]
+    answers = eventually(
+        lambda: [status for uid in uids for status in deployed.webhook_answers(uid)],
+        lambda found: len(found) == sum(map(len, plans)),
+        within=60.0,
+    )
+    assert set(answers) <= {200, 0}  # 0: too late for Cloudflare, and lost
+    return uids

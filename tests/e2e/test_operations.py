@@ -1,0 +1,203 @@
+"""What people ask for by hand, what Cloudflare changes by itself, and what time does to a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.deployed import DAY, Deployed, Item
+from tests.events import encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def subscription(plain: Deployed) -> Iterator[None]:
+    """A subscription to meddle with; in the end it is the stack's own again."""
+    plain.restart("ReceiveWebhook")  # a secret may be read again only once a minute
+    yield
+    plain.register(force=True)
+    plain.restart("ReceiveWebhook")
+
+
+def test_a_deleted_download_stays_deleted_until_somebody_wants_it(either: Deployed) -> None:
+    uid = either.upload_and_hear()
+    either.poll_until("ready", uid)
+    (row,) = either.manage("delete", uid, download_types=["default"])["downloads"]
+    assert row["status"] == "deleting"
+    assert "url" not in row
+    either.poll_until("deleted", uid)
+    assert "default" not in either.cloudflare.videos[uid].downloads
+
+    either.cloudflare.repeat_webhook(uid)
+    either.hear(uid, times=2)
+    either.reconcile()
+    either.poll()
+    assert either.status(uid) == "deleted"
+
+    (row,) = either.manage("request", uid, download_types=["default"])["downloads"]
+    assert row["status"] == "requested"
+    either.poll_until("ready", uid)
+    assert either.creates(uid).count("default") == 2
+
+
+def test_a_type_that_nobody_set_up_is_made_on_request(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(name="talk.mp4")
+    plain.manage("request", uid, download_types=["audio"])
+    plain.poll_until("ready", uid, "audio")
+    plain.poll_until("ready", uid, "default")
+    assert plain.row(uid, "audio")["name"] == "talk.mp4"
+    assert sorted(plain.creates(uid)) == ["audio", "default"]
+
+
+def test_all_downloads_of_a_video_are_deleted_at_once(guarded: Deployed) -> None:
+    uid = guarded.upload_and_hear()
+    for kind in ("default", "audio"):
+        guarded.poll_until("ready", uid, kind)
+    answer = guarded.manage("delete", uid)
+    assert {row["status"] for row in answer["downloads"]} == {"deleting"}
+    for kind in ("default", "audio"):
+        guarded.poll_until("deleted", uid, kind)
+    assert guarded.cloudflare.videos[uid].downloads == {}
+
+
+def test_a_download_that_fails_is_made_again(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(failing_creates={"default": 1})
+    plain.poll()
+    assert plain.status(uid) == "inprogress"
+    plain.pass_time(uid, seconds=60)
+    plain.poll_until("ready", uid)
+    assert plain.creates(uid) == ["default", "default"]
+
+
+def test_a_download_that_fails_again_and_again_ends_in_error_until_a_retry(
+    either: Deployed,
+) -> None:
+    uid = either.upload_and_hear(failing_creates={"default": 4})
+    for pause in (60, 300, 900):
+        either.poll_for(uid, waits_for("delete"))
+        either.pass_time(uid, seconds=pause)
+    row = either.poll_until("error", uid)
+    assert row["error_code"] == "download_failed"
+    assert either.creates(uid).count("default") == 4
+
+    assert either.manage("retry")["retried"] >= 1
+    either.poll_until("ready", uid)
+    assert either.creates(uid).count("default") == 5
+
+
+def test_a_live_recording_over_four_hours_ends_in_error(either: Deployed) -> None:
+    uid = either.upload_and_hear(live_input="0123456789abcdef" * 2, duration_seconds=5 * 3600)
+    row = either.poll_until("error", uid, passing=900)
+    assert row["error_code"] == "recording_too_long"
+
+
+def test_a_link_to_a_private_video_works(either: Deployed) -> None:
+    uid = either.upload_and_hear(private=True)
+    row = either.poll_until("ready", uid)
+    assert either.cloudflare.fetch(row["url"]) == 401
+    link = either.manage("link", uid, expires_in=60, filename="The-talk")
+    assert either.cloudflare.fetch(link["url"]) == 200
+    assert link["url"].endswith("?filename=The-talk")
+    assert link["expires_at"] > row["ready_at"]
+
+
+def test_a_bad_command_says_what_is_wrong_and_changes_nothing(either: Deployed) -> None:
+    rows = either.rows()
+    with pytest.raises(AssertionError, match=r"action has to be one of .* Nothing was changed"):
+        either.manage("explode")
+    assert either.rows().keys() == rows.keys()
+
+
+@pytest.mark.usefixtures("subscription")
+def test_signatures_stay_good_when_cloudflare_changes_the_secret(plain: Deployed) -> None:
+    before = plain.upload()
+    plain.hear(before)
+    old_secret = plain.signing_secret()
+    plain.cloudflare.outbox.rotate_secret(plain.cloudflare.clock())
+    assert plain.register() | {"modified": None} == {
+        "result": "kept",
+        "notification_url": plain.stack.outputs["WebhookUrl"],
+        "modified": None,
+        "secret_stored": True,
+    }
+    assert plain.signing_secret() != old_secret
+
+    # The process that knows the old secret finds the new one with the first signature under it.
+    after = plain.upload_and_hear()
+    plain.poll_until("ready", after)
+    body = encoded(plain.cloudflare.videos[before].described(plain.cloudflare.clock()))
+    assert plain.post(body, plain.sign(body, secret=old_secret)) == 200
+
+
+@pytest.mark.usefixtures("subscription")
+def test_a_foreign_subscription_is_taken_over_only_by_force(plain: Deployed) -> None:
+    foreign = "https://somebody.example.com/hook"
+    plain.cloudflare.outbox.subscribe(foreign, plain.cloudflare.clock())
+    with pytest.raises(AssertionError, match=r"webhooks to https://somebody\.example\.com"):
+        plain.register()
+    assert plain.cloudflare.outbox.subscription
+    assert plain.cloudflare.outbox.subscription.url == foreign
+
+    answer = plain.register(force=True)
+    assert (answer["result"], answer["replaced_url"]) == ("replaced", foreign)
+    assert plain.cloudflare.outbox.subscription.url == plain.stack.outputs["WebhookUrl"]
+    plain.poll_until("ready", plain.upload_and_hear())
+
+
+def test_a_download_that_vanished_at_cloudflare_is_made_again(plain: Deployed) -> None:
+    uid = plain.upload_and_hear()
+    plain.poll_until("ready", uid)
+    plain.cloudflare.drop_download(uid, "default")
+    plain.pass_time(uid, seconds=7 * DAY)
+    plain.poll_for(uid, waits)
+    assert plain.status(uid) == "ready"  # it may be a passing fault of Cloudflare's: look twice
+    plain.pass_time(uid, seconds=60)
+    plain.poll_until("requested", uid)
+    plain.poll_until("ready", uid)
+    assert plain.creates(uid) == ["default", "default"]
+
+
+def test_a_download_that_vanished_with_its_video_is_marked_as_deleted(plain: Deployed) -> None:
+    uid = plain.upload_and_hear()
+    plain.poll_until("ready", uid)
+    plain.cloudflare.drop_video(uid)
+    plain.pass_time(uid, seconds=7 * DAY)
+    plain.poll_for(uid, waits)
+    assert plain.status(uid) == "ready"
+    plain.pass_time(uid, seconds=3600)
+    row = plain.poll_until("deleted", uid)
+    assert "url" not in row
+
+
+def test_a_download_that_is_still_there_is_only_looked_at(plain: Deployed) -> None:
+    uid = plain.upload_and_hear()
+    ready = plain.poll_until("ready", uid)
+    plain.pass_time(uid, seconds=7 * DAY)
+    plain.poll_for(uid, waits)
+    after = plain.row(uid)
+    assert {name: value for name, value in after.items() if not name.startswith("_")} == {
+        name: value for name, value in ready.items() if not name.startswith("_")
+    }
+
+
+def test_a_download_is_deleted_at_the_end_of_its_retention(guarded: Deployed) -> None:
+    uid = guarded.upload_and_hear()
+    for kind in ("default", "audio"):
+        guarded.poll_until("ready", uid, kind)
+    guarded.pass_time(uid, "audio", seconds=DAY)
+    guarded.poll_until("deleted", uid, "audio")
+    assert guarded.status(uid, "default") == "ready"
+    assert guarded.cloudflare.videos[uid].downloads.keys() == {"default"}
+
+
+def waits(row: Item) -> bool:
+    return bool(row["_due_at"] > time.time())
+
+
+def waits_for(step: str) -> Callable[[Item], bool]:
+    return lambda row: row["_step"] == step and waits(row)

@@ -1,0 +1,1 @@
+"""What must not hurt: the service is killed, deceived and held up; its invariants still hold."""

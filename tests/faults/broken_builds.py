@@ -1,0 +1,328 @@
+"""The proof of the tests: breaks the code in many ways, one by one, and sees each one caught.
+
+    python -m tests.faults.broken_builds [NAME …]
+
+Each break is made in a copy of the repository; the part of the suite that has to notice runs
+there, and stops at the first test that fails. Unbroken, the same tests must pass. Ends with 1 if
+a break is not noticed, or no longer applies.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parent.parent.parent
+PACKAGE = "layers/stream_downloads/stream_downloads"
+COPIED = ("functions", "layers", "tests", "events", "template.yaml", "pyproject.toml")
+AT_ONCE = 2
+
+CRASHES = "tests/faults/test_crashes.py"
+OVERLAPS = "tests/faults/test_overlaps.py"
+CHAOS = "tests/faults/test_chaos.py"
+CATALOGUE = "tests/faults/test_catalogue.py"
+
+
+class Break(NamedTuple):
+    """One way to break the code: the text that is replaced, once, and who has to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+BREAKS: tuple[Break, ...] = (
+    Break(
+        "a row is saved over whatever version is there",
+        "tests/memory.py",
+        "there is None or there.version != row.version",
+        "there is None",
+        (OVERLAPS,),
+    ),
+    Break(
+        "DynamoDB's condition on the version is dropped",
+        f"{PACKAGE}/table.py",
+        '            "#version = :version",\n',
+        '            "attribute_exists(#version) OR :version = :version",\n',
+        ("tests/integration/test_table.py",),
+    ),
+    Break(
+        "a create publishes",
+        f"{PACKAGE}/advance.py",
+        "        return self._saved(Verdict.ANSWERED, accepted)\n\n    def _create_failed",
+        "        if state and state.url:\n"
+        "            accepted = download.listed_ready(accepted, state.url, None, now)\n"
+        "        return self._saved(Verdict.ANSWERED, accepted)\n\n    def _create_failed",
+        (CRASHES,),
+    ),
+    Break(
+        "nothing is written before a create is sent",
+        f"{PACKAGE}/advance.py",
+        "row = self.downloads.save(download.create_sent(row, self.clock()))",
+        "row = download.create_sent(row, self.clock())",
+        (CRASHES,),
+    ),
+    Break(
+        "an ambiguous create is followed by another",
+        f"{PACKAGE}/advance.py",
+        "return self._saved(verdict, download.try_again(row, max(retry_at, row.due_at or 0)))",
+        "return self._saved(verdict, download.create_not_sent(row, retry_at))",
+        (CRASHES,),
+    ),
+    Break(
+        "the gate is not closed after a 429",
+        f"{PACKAGE}/advance.py",
+        "            self.budget.close(error.retry_after)\n",
+        "",
+        (CRASHES,),
+    ),
+    Break(
+        "the gate is not looked at",
+        f"{PACKAGE}/budget.py",
+        "        if now < self.blocked_until:\n            return 0\n",
+        "",
+        (CRASHES,),
+    ),
+    Break(
+        "the gate opens as soon as Cloudflare says, however absurd",
+        f"{PACKAGE}/budget.py",
+        "seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after",
+        "seconds = 0.0 if retry_after is None else retry_after",
+        (CRASHES,),
+    ),
+    Break(
+        "the budget forgets what it granted",
+        f"{PACKAGE}/budget.py",
+        "granted = {**granted, second: granted.get(second, 0) + count}",
+        "granted = {second: count}",
+        (CHAOS, "tests/unit/test_budget.py"),
+    ),
+    Break(
+        "a lost race for the budget counts as won",
+        f"{PACKAGE}/budget.py",
+        "            return Grant(0, left=free)\n        return Grant(count",
+        "            pass\n        return Grant(count",
+        ("tests/unit/test_budget.py",),
+    ),
+    Break(
+        "a grant is used however old it is",
+        f"{PACKAGE}/budget.py",
+        "return self._monotonic() <= grant.use_by",
+        "return True",
+        (CATALOGUE, "tests/unit/test_budget.py"),
+    ),
+    Break(
+        "the lease is forgotten",
+        f"{PACKAGE}/budget.py",
+        '        if held and record.value.get("owner") != self._owner:\n            return False\n',
+        "",
+        (OVERLAPS, CATALOGUE, "tests/unit/test_budget.py"),
+    ),
+    Break(
+        "any host is accepted",
+        f"{PACKAGE}/download.py",
+        r'r"https://(?:[a-z0-9-]+\.)?(?:cloudflarestream\.com|videodelivery\.net)"',
+        'r"https?://[^/]+"',
+        (CATALOGUE,),
+    ),
+    Break(
+        "a lookalike host is accepted",
+        f"{PACKAGE}/download.py",
+        r"(?:[a-z0-9-]+\.)?(?:cloudflarestream",
+        r"(?:[a-z0-9-]+\.?)?(?:cloudflarestream",
+        (CATALOGUE,),
+    ),
+    Break(
+        "another video's url is accepted",
+        f"{PACKAGE}/download.py",
+        "found.groups() == (video_uid, file_name[download_type])",
+        "found[2] == file_name[download_type]",
+        (CATALOGUE,),
+    ),
+    Break(
+        "the url stays while the download is deleted",
+        f"{PACKAGE}/download.py",
+        "        status=Status.DELETING,\n        updated_at=_later(row, now),\n"
+        "        ready_at=None,\n        url=None,\n",
+        "        status=Status.DELETING,\n        updated_at=_later(row, now),\n"
+        "        ready_at=None,\n",
+        (CRASHES,),
+    ),
+    Break(
+        "a webhook revives a tombstone",
+        f"{PACKAGE}/download.py",
+        "return request_again(row, now) if row.reopens else row",
+        "return request_again(row, now)",
+        (CRASHES,),
+    ),
+    Break(
+        "a delete does not wait for a create on its way",
+        f"{PACKAGE}/download.py",
+        "return now if row.sent_at is None else max(now, row.sent_at + CREATE_SETTLES_AFTER)",
+        "return now",
+        ("tests/unit/test_download.py",),
+    ),
+    Break(
+        "a request by hand does not clear what is still there",
+        f"{PACKAGE}/download.py",
+        "step=Step.DELETE if clear_first else Step.CREATE",
+        "step=Step.CREATE",
+        (CRASHES, "tests/unit/test_download.py"),
+    ),
+    Break(
+        "a failed download is created again over the old one",
+        f"{PACKAGE}/download.py",
+        "        step=Step.DELETE,\n        due_at=now + RECREATE_PAUSES[row.recreations],",
+        "        step=Step.CREATE,\n        due_at=now + RECREATE_PAUSES[row.recreations],",
+        (CRASHES,),
+    ),
+    Break(
+        "the signature's comparison is left out",
+        f"{PACKAGE}/webhook.py",
+        "    if not any(matches):\n        raise Unauthentic(UnauthenticReason.MISMATCH)\n",
+        "",
+        (CHAOS, "tests/unit/test_webhook_signature.py"),
+    ),
+    Break(
+        "a stale signature is taken",
+        f"{PACKAGE}/webhook.py",
+        "    if age > tolerance:\n        raise Unauthentic(UnauthenticReason.TOO_OLD)\n",
+        "",
+        ("tests/unit/test_webhook_signature.py",),
+    ),
+    Break(
+        "a webhook is answered before the intent is written",
+        "functions/receive_webhook/app.py",
+        "        rows = record_intent(service, video, now)\n",
+        "        rows = []\n",
+        (CRASHES,),
+    ),
+    Break(
+        "a table that fails is answered 200",
+        "functions/receive_webhook/app.py",
+        '        return answer(500, "failed", error)\n',
+        '        return answer(200, "failed", error)\n',
+        (CRASHES,),
+    ),
+    Break(
+        "a refused signature is not tried with the rotated secret",
+        "functions/receive_webhook/app.py",
+        "        fresh = secrets.refresh()\n",
+        "        fresh = None\n",
+        (CATALOGUE,),
+    ),
+    Break(
+        "credentials are not read again when refused",
+        f"{PACKAGE}/poller.py",
+        "if self._refreshed or not self._service.credentials.refresh():",
+        "if True:",
+        (CRASHES,),
+    ),
+    Break(
+        "the token is logged",
+        f"{PACKAGE}/cloudflare.py",
+        "        headers = _checked_headers(self._authorization())\n",
+        "        headers = _checked_headers(self._authorization())\n"
+        "        from stream_downloads.observability import logger\n"
+        '        logger.info("sending", extra={"token": headers["Authorization"].split(" ")[1]})\n',
+        (CRASHES,),
+    ),
+    Break(
+        "the signature is logged",
+        "functions/receive_webhook/app.py",
+        "        verify(delivery, secrets, now)\n",
+        "        verify(delivery, secrets, now)\n"
+        '        logger.info("verified", extra={"by": str(delivery.signature)[-64:]})\n',
+        (CRASHES,),
+    ),
+    Break(
+        "an unforeseen error of one row ends the run",
+        f"{PACKAGE}/poller.py",
+        "        except Exception:  # noqa: BLE001 - one bad row blocks no other\n",
+        "        except KeyError:\n",
+        (CHAOS, CATALOGUE),
+    ),
+    Break(
+        "reconciliation takes a video with one row for complete",
+        f"{PACKAGE}/reconcile.py",
+        "        if any((video.uid, kind) not in settled for kind in download_types)\n",
+        "        if all((video.uid, kind) not in settled for kind in download_types)\n",
+        (CRASHES,),
+    ),
+    Break(
+        "a video that is gone is believed at once",
+        f"{PACKAGE}/download.py",
+        "    if now - since < GONE_GRACE:\n",
+        "    if now < since:\n",
+        (CATALOGUE, "tests/unit/test_download.py"),
+    ),
+)
+
+
+def main() -> int:
+    """Run what was asked for; 1 if anything was not noticed."""
+    wanted = [one for one in BREAKS if not sys.argv[1:] or one.name in sys.argv[1:]]
+    tests = sorted({test for one in wanted for test in one.tests})
+    print(f"Unbroken, {len(tests)} files of tests have to pass ...", flush=True)
+    if failed := failing_test(None, tuple(tests)):
+        print(f"They do not: {failed}")
+        return 1
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        verdicts = list(pool.map(tried, wanted))
+    missed = verdicts.count(False)
+    print(f"{len(wanted)} broken builds, {len(wanted) - missed} caught, {missed} not")
+    return 1 if missed else 0
+
+
+def tried(one: Break) -> bool:
+    """Whether a break is noticed."""
+    began = time.monotonic()
+    text = (REPOSITORY / one.file).read_text(encoding="utf-8")
+    verdict, by = "no longer applies", ""
+    if text.count(one.old) == 1:
+        try:
+            by = failing_test(one, one.tests)
+            verdict = "caught" if by else "NOT CAUGHT"
+        except RuntimeError as error:
+            verdict, by = "DOES NOT RUN", str(error)
+    print(f"{verdict:<18}{time.monotonic() - began:4.0f} s  {one.name}", flush=True)
+    if by:
+        print(f"{'':<25}by {by}", flush=True)
+    return verdict == "caught"
+
+
+def failing_test(one: Break | None, tests: tuple[str, ...]) -> str:
+    """The first test that fails in a copy of the repository with this break in it, if one does."""
+    with tempfile.TemporaryDirectory(prefix="broken-build-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(
+                    source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".aws-sam")
+                )
+            else:
+                shutil.copy(source, copy / name)
+        if one:
+            path = copy / one.file
+            path.write_text(path.read_text("utf-8").replace(one.old, one.new), "utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    if done.returncode != 1:  # neither passed nor failed: the break is none
+        raise RuntimeError(f"{one and one.name}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    return failed[0].removeprefix("FAILED ").partition(" - ")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""How each download has to end, by nothing but what is true at Cloudflare and was asked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from stream_downloads.download import RECREATE_PAUSES, DownloadType, Status
+from tests.faults.stage import BOTH, Stage
+from tests.simulator import Upload
+
+Key = tuple[str, DownloadType]
+
+NOT_RECORDED = None
+
+
+def fates(upload: Upload, kind: DownloadType) -> set[Status | None]:
+    """How a download of this video may end, if nobody deletes it."""
+    if upload.error_code:
+        return {Status.ERROR, NOT_RECORDED}  # if its webhook was lost, nobody misses it
+    fails = upload.failing_creates.get(kind, 0) > len(RECREATE_PAUSES)
+    if fails:
+        return {Status.ERROR, Status.READY}  # by hand it can be tried more often
+    no_audio = kind is DownloadType.AUDIO and not upload.has_audio
+    too_long = upload.live_input and upload.duration_seconds > 4 * 3600
+    if no_audio or too_long or kind in upload.claims:
+        return {Status.ERROR}
+    return {Status.READY}
+
+
+def wrong_ends(stage: Stage, deleted: Collection[Key]) -> Iterator[str]:
+    """Which downloads did not end as they should.
+
+    Args:
+        stage: where it all happened.
+        deleted: what somebody wanted deleted, and not back.
+    """
+    for uid, video in stage.simulator.videos.items():
+        rows = {row.download_type: row for row in stage.downloads.of_video(uid)}
+        for kind in BOTH:
+            row = rows.get(kind)
+            status = row.status if row else NOT_RECORDED
+            wanted = {Status.DELETED} if (uid, kind) in deleted else fates(video.upload, kind)
+            if status not in wanted:
+                why = row and row.error_message
+                yield f"invariant 2 or 3: {kind} of {uid} ended as {status} ({why}), not {wanted}"
+            elif row and row.url and stage.simulator.fetch(row.url) not in (200, 401):
+                yield f"invariant 4: {row.url} does not work"

@@ -1,0 +1,85 @@
+"""A long search for an input that the webhook's code does not refuse in its own words.
+
+    make fuzz                          ten minutes
+    make fuzz FUZZ=-max_total_time=60  or as long as libFuzzer is told
+
+Guided by coverage (atheris, in an environment of its own). Hypothesis does the same for a moment
+in every run of the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+SECRET: Final = b"example-signing-secret"
+NOW: Final = 1230811200
+EXAMPLE: Final = (Path(__file__).parents[2] / "events" / "video_ready.json").read_bytes()
+
+atheris: Any = importlib.import_module("atheris")
+with atheris.instrument_imports(include=["stream_downloads"]):
+    from stream_downloads import webhook
+
+
+def try_one(data: bytes) -> None:
+    """Nothing but the typed refusals may come out of any of the three steps."""
+    given = atheris.FuzzedDataProvider(data)
+    what = given.ConsumeIntInRange(0, 4)
+    if what == 0:
+        header = given.ConsumeUnicode(1200)
+        body = given.ConsumeBytes(sys.maxsize)
+        with contextlib.suppress(webhook.Unauthentic):
+            webhook.verify(body, header, [SECRET], NOW)
+            # To come here takes a signature: one that was signed with the secret.
+            assert webhook.sign(body, SECRET, NOW).rpartition("=")[2] in header.lower()
+    elif what == 1:
+        parse(given.ConsumeBytes(sys.maxsize))
+    elif what == 2:
+        parse(given.ConsumeUnicode(sys.maxsize).encode(errors="surrogatepass"))
+    elif what == 3:
+        said = json.loads(EXAMPLE)
+        for part in (said, said["status"], said["meta"]):
+            part[given.PickValueInList(list(part))] = any_value(given)
+        parse(json.dumps(said).encode(errors="surrogatepass"))
+    else:
+        event = {
+            "requestContext": {"http": {"method": "POST"}},
+            "headers": {given.ConsumeUnicode(20): given.ConsumeUnicode(100)},
+            "isBase64Encoded": given.ConsumeBool(),
+            "body": given.ConsumeUnicode(sys.maxsize),
+        }
+        with contextlib.suppress(webhook.BadTransport):
+            parse(webhook.unwrap(event).body)
+
+
+def any_value(given: Any) -> object:
+    """Something that JSON can say."""
+    match given.ConsumeIntInRange(0, 5):
+        case 0:
+            return given.ConsumeInt(16)
+        case 1:
+            return given.ConsumeFloat()
+        case 2:
+            return given.PickValueInList([None, True, False, [], {}, "ready", "error", "\ud800"])
+        case 3:
+            return [given.ConsumeUnicode(10)]
+        case _:
+            return given.ConsumeUnicode(2000)
+
+
+def parse(body: bytes) -> None:
+    """Read an event; what is read can be stored."""
+    with contextlib.suppress(webhook.Unusable):
+        event = webhook.parse(body)
+        assert len(event.uid) == 32
+        for text in (event.creator, event.name, event.error_code, event.error_message):
+            assert text is None or 0 < len(text.encode()) <= 4096
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, try_one)
+    atheris.Fuzz()

@@ -1,0 +1,277 @@
+"""What must be true after every step, whatever went wrong: the eleven invariants.
+
+`Invariants` hears of every answer of Cloudflare, every version of every row, every line of the
+log and every end of an invocation, and keeps what broke a rule. It trusts nothing that the service
+itself remembers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from stream_downloads.budget import USE_WITHIN, WINDOW
+from stream_downloads.cloudflare import StreamClient
+from stream_downloads.download import Download, DownloadType, Status
+from stream_downloads.table import to_item
+from tests.simulator import Call, Fault, Response, Wire, download_url
+
+# Who may write which change of status; what is not here is forbidden. Invariant 6.
+EVERYONE = frozenset({"receive", "poll", "reconcile", "manage"})
+POLL, HAND = frozenset({"poll"}), frozenset({"manage"})
+NEW = None
+MOVES: dict[tuple[Status | None, Status], Collection[str]] = {
+    (NEW, Status.REQUESTED): EVERYONE - POLL,
+    (NEW, Status.ERROR): {"receive"},  # the webhook of a failed video
+    (Status.REQUESTED, Status.INPROGRESS): {"receive", "poll"},  # both create
+    (Status.REQUESTED, Status.READY): POLL,
+    (Status.REQUESTED, Status.ERROR): POLL,
+    (Status.REQUESTED, Status.DELETING): HAND,
+    (Status.INPROGRESS, Status.READY): POLL,
+    (Status.INPROGRESS, Status.ERROR): POLL,
+    (Status.INPROGRESS, Status.DELETING): HAND,
+    (Status.READY, Status.DELETING): HAND | POLL,  # the poller: at the end of retention
+    (Status.READY, Status.DELETED): POLL,  # its video is gone
+    (Status.READY, Status.REQUESTED): POLL,  # it vanished, and its video did not
+    (Status.READY, Status.ERROR): POLL,  # it vanished, and its video failed
+    (Status.ERROR, Status.REQUESTED): EVERYONE - POLL,  # the two others: only what reopens
+    (Status.ERROR, Status.DELETING): HAND,
+    (Status.DELETING, Status.DELETED): POLL,
+    (Status.DELETING, Status.REQUESTED): HAND,
+    (Status.DELETING, Status.ERROR): POLL,  # Cloudflare refused the delete for a day
+    (Status.DELETED, Status.REQUESTED): HAND,
+}
+ENDS = (Status.READY, Status.ERROR, Status.DELETED)
+
+# The longest time for which a row with something to do may lie: the grace of a missing video, by a
+# clock that is five minutes fast; and the look at a ready download after a week.
+WAITS_AT_MOST = 4_000.0
+UPKEEP_WAITS_AT_MOST = 8 * 86_400.0
+
+# Whatever looks like a signature or a token, beside the secrets that are known.
+LOOKS_SECRET = re.compile(r"sig1=[0-9a-f]{8}|bearer [^\s(]|x-auth-key[\s:'\"=]{1,6}[^\s(]")
+
+# What an answer to a create says about whether it was done.
+REFUSALS = frozenset({400, 401, 403, 404, 429})
+
+
+@dataclass(slots=True)
+class Leave:
+    """Whether a download may be created, by what Cloudflare was asked and answered so far."""
+
+    given: bool = True
+    creates: int = 0
+    again: int = 0  # how often there was a reason for one more
+
+
+@dataclass
+class Invariants:
+    """The judge.
+
+    Attributes:
+        clock: the true time.
+        limit: ``CloudflareRequestLimit``.
+        secrets: what must appear nowhere.
+        broken: what broke a rule so far.
+    """
+
+    clock: Callable[[], float]
+    limit: int
+    secrets: set[str]
+    broken: list[str] = field(default_factory=list)
+    leaves: dict[tuple[str, str], Leave] = field(default_factory=dict)
+    listed_ready: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    most_requests: int = 0
+    _sent: deque[float] = field(default_factory=deque)
+    _blocks: list[tuple[float, float]] = field(default_factory=list)
+
+    def breaks(self, number: int, text: str) -> None:
+        """Remember that an invariant does not hold."""
+        self.broken.append(f"invariant {number}: {text} (at {self.clock():.1f})")
+
+    # --- what Cloudflare hears and says -------------------------------------------------------
+
+    def answered(self, call: Call, response: Response) -> None:
+        """A request reached Cloudflare, or would have."""
+        self._count(call)
+        if call.video_uid is None:
+            return
+        key = call.video_uid, call.download_type or "default"
+        match call.name:
+            case "create download":
+                self._created(call, key, self.leaves.setdefault(key, Leave()))
+            case "list downloads":
+                self._listed(call, response)
+            case "delete downloads":
+                self._deleted(call)
+
+    def _count(self, call: Call) -> None:
+        """7. In any rolling five minutes no more than the limit; none before blocked until."""
+        sent = self._sent
+        sent.append(call.at)
+        if len(sent) > 1 and sent[-2] > call.at:  # a batch is sent side by side, one was slow
+            self._sent = sent = deque(sorted(sent))
+        while sent[0] <= sent[-1] - WINDOW:
+            sent.popleft()
+        self.most_requests = max(self.most_requests, len(sent))
+        if len(sent) > self.limit:
+            self.breaks(7, f"{len(sent)} requests in five minutes, of {self.limit}")
+        for closed_at, until in self._blocks:
+            if closed_at + USE_WITHIN < call.at < until:
+                self.breaks(7, f"{call.name} {until - call.at:.1f} s before the gate opens")
+
+    def gate_closed(self, until: float) -> None:
+        """Some function wrote down that all are to stay away."""
+        now = self.clock()
+        self._blocks = [block for block in self._blocks if block[1] > now - WINDOW]
+        self._blocks.append((now, until))
+
+    def throttled(self, seconds: float, blocked_until: float) -> None:
+        """A function heard a 429 that asks for so many seconds, and has come to its end."""
+        if blocked_until < self.clock() + seconds:
+            self.breaks(7, f"a 429 for {seconds:.0f} s did not close the gate")
+
+    def _created(self, call: Call, key: tuple[str, str], leave: Leave) -> None:
+        """5. After a create comes a list, a delete, or a refusal, before there is another."""
+        leave.creates += 1
+        if not leave.given:
+            self.breaks(5, f"{key} was created again without a look")
+        leave.given = call.status in REFUSALS or call.fault is Fault.CANNOT_CONNECT
+        leave.again += leave.given
+
+    def _listed(self, call: Call, response: Response) -> None:
+        uid = call.video_uid or ""
+        listed = _downloads_in(response)
+        if call.status == 404:
+            listed = {}
+        if listed is None:
+            return
+        for wanted in DownloadType:
+            leave = self.leaves.get((uid, wanted))
+            if leave and not leave.given and wanted not in listed:
+                leave.given = True
+                leave.again += 1
+        for kind, said in listed.items():
+            if said.get("status") == "ready" and isinstance(said.get("url"), str):
+                self.listed_ready.setdefault((uid, kind), set()).add(str(said["url"]))
+
+    def _deleted(self, call: Call) -> None:
+        if call.fault is Fault.CANNOT_CONNECT or call.status in REFUSALS - {404}:
+            return
+        for kind in DownloadType if call.download_type is None else [call.download_type]:
+            key = call.video_uid or "", str(kind)
+            leave = self.leaves.setdefault(key, Leave())
+            leave.again += not leave.given
+            leave.given = True
+            self.listed_ready.pop(key, None)
+
+    # --- what is written ----------------------------------------------------------------------
+
+    def wrote(self, actor: str, before: Download | None, after: Download) -> None:
+        """A row was written."""
+        name = f"{after.video_uid}/{after.download_type}"
+        self._moved(actor, before, after, name)
+        self._published(before, after, name)
+        self._is_whole(after, name)
+        self.said(json.dumps(to_item(after)))
+
+    def _moved(self, actor: str, before: Download | None, after: Download, name: str) -> None:
+        """6. States never go back."""
+        was = before.status if before else NEW
+        actor = actor.partition(" ")[0]
+        if was != after.status and actor not in MOVES.get((was, after.status), ()):
+            self.breaks(6, f"{actor} made {name} {after.status}, which was {was}")
+        if before and after.updated_at < before.updated_at:
+            self.breaks(6, f"{name}: updated_at went back")
+        reopened = was is Status.ERROR and after.status is Status.REQUESTED
+        if before and reopened and actor in ("receive", "reconcile") and not before.reopens:
+            self.breaks(6, f"{actor} opened {name}, which had ended: {before.error_code}")
+
+    def _published(self, before: Download | None, after: Download, name: str) -> None:
+        """4. What is published was ready in an earlier list, on one of Cloudflare's hosts."""
+        if (after.status is Status.READY) != (after.url is not None):
+            self.breaks(4, f"{name} is {after.status} with the url {after.url}")
+        if after.url is None or (before and before.url == after.url):
+            return
+        if after.url != download_url(after.video_uid, after.download_type):
+            self.breaks(4, f"{name} was published as {after.url}")
+        if after.url not in self.listed_ready.get((after.video_uid, after.download_type), ()):
+            self.breaks(4, f"{name} was published, and no list has said ready: {after.url}")
+
+    def _is_whole(self, row: Download, name: str) -> None:
+        """2. Each row ends ready, deleted or in error with a reason, or is still due."""
+        if (row.step is None) != (row.due_at is None):
+            self.breaks(2, f"{name}: step {row.step}, due at {row.due_at}")
+        if row.step is None and row.status not in ENDS:
+            self.breaks(2, f"{name} is {row.status}, and nobody will act")
+        wait = UPKEEP_WAITS_AT_MOST if row.status is Status.READY else WAITS_AT_MOST
+        if row.due_at is not None and row.due_at > self.clock() + wait:
+            self.breaks(2, f"{name} lies for {row.due_at - self.clock():.0f} s")
+        if row.status is Status.ERROR and not (row.error_code and row.error_message):
+            self.breaks(2, f"{name} is in error without a reason")
+        if row.status is not Status.ERROR and (row.error_code or row.error_message):
+            self.breaks(2, f"{name} is {row.status} with an error")
+
+    # --- what is said -------------------------------------------------------------------------
+
+    def said(self, text: str) -> None:
+        """9. No secret in a log line, an exception, an event or a row."""
+        for secret in self.secrets:
+            if secret in text:
+                self.breaks(9, f"a secret is shown: {text[:200]}")
+        if LOOKS_SECRET.search(text.lower()):
+            self.breaks(9, f"what looks like a secret is shown: {text[:200]}")
+
+    def sent_to(self, url: str, base_url: str) -> None:
+        """9. The token goes to the API's host alone."""
+        if not url.startswith(base_url + "/"):
+            self.breaks(9, f"the token went to {url[:60]}")
+
+    # --- how it ends --------------------------------------------------------------------------
+
+    def answered_webhook(self, status: int, lacking: Iterable[str]) -> None:
+        """1. A 200 means that the intent is durable: ``lacking`` are the types without a row."""
+        if status == 200 and (types := list(lacking)):
+            self.breaks(1, f"200, and no row for {types}")
+
+    def ended(self, what: str, seconds: float, at_most: float) -> None:
+        """11. Nothing outlives its deadline."""
+        if seconds > at_most:
+            self.breaks(11, f"{what} took {seconds:.1f} s of {at_most:.1f}")
+
+    def check(self) -> None:
+        """Fail if anything is broken.
+
+        Raises:
+            AssertionError: with everything that is.
+        """
+        assert not self.broken, "\n" + "\n".join(self.broken[:20])
+
+
+def retry_after_of(headers: Mapping[str, str]) -> float:
+    """How long a 429 asks everyone to stay away, within 1 to 900 s, and 300 s if it does not."""
+    said = headers.get("retry-after", "")
+    seconds = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 300.0
+    return min(900.0, max(1.0, seconds))
+
+
+def _downloads_in(response: Response) -> dict[str, dict[str, object]] | None:
+    """The downloads that a list's answer names; None if it is no such answer."""
+    is_json = response.headers.get("content-type") == "application/json"
+    # What drips comes whole while a test holds the clock.
+    comes = response.wire in (Wire.WHOLE, Wire.SLOW_BODY)
+    whole = comes and len(response.body) <= StreamClient.MAX_BYTES
+    if response.status != 200 or not is_json or not whole:
+        return None
+    try:
+        result = json.loads(response.body)["result"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if result is None:
+        return {}
+    if not isinstance(result, dict):
+        return None
+    return {kind: said for kind, said in result.items() if isinstance(said, dict)}

@@ -1,0 +1,249 @@
+"""Scenarios of which every I/O call is spoiled in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stream_downloads.download import Status
+from tests.faults.sandbox import DEADLY, Blow, Sandbox
+from tests.faults.stage import BOTH, Stage
+from tests.simulator import Fault, Webhook
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario.
+
+    Attributes:
+        prepare: what happens before, undisturbed.
+        act: what is disturbed; the webhooks of it that Cloudflare may send again.
+        ends: how every download ends.
+        stage: what is special about the stack.
+        only: the blows that are tried, if not all.
+    """
+
+    prepare: Callable[[Stage], None]
+    act: Callable[[Stage], list[Webhook]]
+    ends: Status = Status.READY
+    stage: dict[str, float] = field(default_factory=dict)
+    only: tuple[Blow, ...] = tuple(Blow)
+
+
+def nothing(_stage: Stage) -> None:
+    """Nothing happened before."""
+
+
+def webhook(stage: Stage) -> list[Webhook]:
+    """A video becomes ready."""
+    stage.simulator.upload(generation_seconds=40)
+    return deliver(stage)
+
+
+def redelivery_during_a_create(stage: Stage) -> list[Webhook]:
+    """While Cloudflare makes the first download, it sends the same webhook again."""
+    stage.simulator.upload(generation_seconds=40)
+    (sent,) = stage.simulator.due_webhooks()
+    stage.pause = once(lambda call: call.startswith("Cloudflare POST"), "receive", stage, sent)
+    again = [] if stage.receive(sent) == 200 else [sent]
+    stage.pause = None
+    return again
+
+
+def once(
+    when: Callable[[str], bool], whose: str, stage: Stage, sent: Webhook
+) -> Callable[[Sandbox, str], None]:
+    """Send a webhook again as soon as a sandbox is about to make such a call."""
+    is_over = False
+
+    def pause(sandbox: Sandbox, call: str) -> None:
+        nonlocal is_over
+        if sandbox.name == whose and when(call) and not is_over:
+            is_over = True
+            stage.receive(sent, "receive again")
+
+    return pause
+
+
+def videos_in_every_step(stage: Stage) -> None:
+    """Three videos: two downloads to be listed, two to be created, one of each."""
+    stage.simulator.upload(generation_seconds={"default": 20, "audio": 100})
+    deliver(stage)
+    stage.simulator.upload(webhook_delays=())
+    stage.simulator.upload(webhook_delays=(), private=True)
+    stage.clock.sleep(30)
+    stage.reconcile()
+    stage.clock.sleep(30)
+
+
+def poll(stage: Stage) -> list[Webhook]:
+    """Two runs of the poller, a minute apart."""
+    for _ in range(2):
+        stage.poll()
+        stage.clock.sleep(60)
+    return []
+
+
+def poll_with_a_window(stage: Stage) -> list[Webhook]:
+    """One run that follows what falls due."""
+    stage.poll(window=15)
+    return []
+
+
+def videos_to_create(stage: Stage) -> None:
+    """Three videos of which no webhook came."""
+    for _ in range(3):
+        stage.simulator.upload(webhook_delays=())
+    stage.reconcile()
+
+
+def poll_into_a_429(stage: Stage) -> list[Webhook]:
+    """The third request is answered 429, and so are those sent with it."""
+    stage.simulator.faults.script(Fault.THROTTLED, skip=2, times=4)
+    return poll(stage)
+
+
+def webhook_into_a_429(stage: Stage) -> list[Webhook]:
+    """The second create is answered 429, by a page, and so without a time."""
+    stage.simulator.faults.script(Fault.THROTTLED_HTML, calls=("create download",), skip=1)
+    return webhook(stage)
+
+
+def download_that_fails(stage: Stage) -> None:
+    """Cloudflare could not make the download."""
+    stage.simulator.upload(failing_creates={"default": 1}, generation_seconds=20)
+    deliver(stage)
+    stage.clock.sleep(40)
+
+
+def retry(stage: Stage) -> list[Webhook]:
+    """The failure is seen, the download deleted, and created again."""
+    for _ in range(4):
+        stage.poll()
+        stage.clock.sleep(45)
+    return []
+
+
+def ready_downloads(stage: Stage) -> None:
+    """A video of which both downloads are ready."""
+    stage.simulator.upload()
+    deliver(stage)
+    stage.clock.sleep(60)
+    stage.poll()
+
+
+def delete(stage: Stage) -> list[Webhook]:
+    """Somebody wants both deleted, again if no answer comes; then the webhook comes once more."""
+    (uid,) = stage.simulator.videos
+    while stage.manage(action="delete", video_uid=uid) is None:
+        pass
+    poll(stage)
+    stage.simulator.repeat_webhook(uid)
+    return deliver(stage)
+
+
+def delete_and_request(stage: Stage) -> list[Webhook]:
+    """Somebody wants them deleted and, before it is done, back."""
+    (uid,) = stage.simulator.videos
+    while stage.manage(action="delete", video_uid=uid) is None:
+        pass
+    stage.poll()
+    while stage.manage(action="request", video_uid=uid, download_types=list(BOTH)) is None:
+        pass
+    return poll(stage)
+
+
+def retention_is_over(stage: Stage) -> list[Webhook]:
+    """The end of retention comes."""
+    stage.clock.sleep(86_400)
+    return poll(stage)
+
+
+def download_that_vanished(stage: Stage) -> None:
+    """Somebody deleted the MP4 in Cloudflare's dashboard, and a week has passed."""
+    ready_downloads(stage)
+    (uid,) = stage.simulator.videos
+    stage.simulator.drop_download(uid, "default")
+    stage.clock.sleep(7 * 86_400)
+
+
+def drift(stage: Stage) -> list[Webhook]:
+    """It is missed, looked for again after the grace, and requested."""
+    for _ in range(4):
+        stage.poll()
+        stage.clock.sleep(61)
+    return []
+
+
+def library_without_webhooks(stage: Stage) -> None:
+    """Three videos of which no webhook came, one of them with one row."""
+    for _ in range(3):
+        stage.simulator.upload(webhook_delays=())
+    uid = next(iter(stage.simulator.videos))
+    stage.manage(action="request", video_uid=uid, download_types=["audio"])
+
+
+def reconcile(stage: Stage) -> list[Webhook]:
+    """One run with a backfill, and the next hourly one."""
+    stage.reconcile(since=stage.clock() - 86_400)
+    stage.clock.sleep(130)
+    stage.reconcile()
+    return []
+
+
+def signing_secret_rotates(stage: Stage) -> list[Webhook]:
+    """Cloudflare signs with a new secret: registered anew, and a webhook before and after."""
+    ready_downloads(stage)
+    stage.simulator.upload()
+    on_its_way = stage.simulator.due_webhooks()
+    stage.rotate_signing_secret()
+    stage.simulator.upload()
+    stage.register()
+    return receive_all(stage, on_its_way) + deliver(stage)
+
+
+def api_token_rotates(stage: Stage) -> list[Webhook]:
+    """The token is revoked while functions are warm."""
+    ready_downloads(stage)
+    stage.simulator.upload()
+    stage.rotate_api_token()
+    again = deliver(stage)
+    stage.clock.sleep(60)
+    poll(stage)
+    return again
+
+
+def deliver(stage: Stage) -> list[Webhook]:
+    """Send the webhooks that are due; those without a 200."""
+    return receive_all(stage, stage.simulator.due_webhooks())
+
+
+def receive_all(stage: Stage, webhooks: list[Webhook]) -> list[Webhook]:
+    """Receive each; those without a 200."""
+    return [sent for sent in webhooks if stage.receive(sent) != 200]
+
+
+SCENARIOS = {
+    "webhook": Scenario(nothing, webhook),
+    "redelivery during a create": Scenario(nothing, redelivery_during_a_create),
+    "poll with both types": Scenario(videos_in_every_step, poll),
+    "poll with a window": Scenario(videos_in_every_step, poll_with_a_window, only=DEADLY),
+    "poll with a clock five minutes slow": Scenario(
+        videos_in_every_step, poll, stage={"skew": -300.0}, only=DEADLY
+    ),
+    "poll with a clock five minutes fast": Scenario(
+        videos_in_every_step, poll, stage={"skew": 300.0}, only=DEADLY
+    ),
+    "429 in the middle of a poll": Scenario(videos_to_create, poll_into_a_429),
+    "429 in the middle of a webhook": Scenario(nothing, webhook_into_a_429),
+    "retry after a download error": Scenario(download_that_fails, retry),
+    "delete": Scenario(ready_downloads, delete, Status.DELETED),
+    "delete and request": Scenario(ready_downloads, delete_and_request),
+    "end of retention": Scenario(
+        ready_downloads, retention_is_over, Status.DELETED, {"retention": 86_400.0}
+    ),
+    "drift": Scenario(download_that_vanished, drift),
+    "reconcile page": Scenario(library_without_webhooks, reconcile),
+    "signing secret rotates": Scenario(nothing, signing_secret_rotates),
+    "API token rotates": Scenario(nothing, api_token_rotates),
+}

@@ -1,0 +1,503 @@
+"""One stack and one Cloudflare in virtual time, watched: every call, every row, every line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import random
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_downloads import download, observability, payload
+from stream_downloads.ask import NotNow
+from stream_downloads.budget import Budget
+from stream_downloads.cloudflare import CloudflareError, StreamClient
+from stream_downloads.credentials import ApiCredentials, SecretUnavailable, SigningSecrets
+from stream_downloads.download import Download, DownloadType
+from stream_downloads.payload import BadRequest
+from stream_downloads.poller import Poller
+from stream_downloads.service import Service
+from stream_downloads.table import LostRace
+from tests.faults.invariants import Invariants, retry_after_of
+from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
+from tests.memory import MemoryControl, MemoryDownloads
+from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
+from tests.template import REFERENCES
+from tests.world import WEBHOOK_URL, VirtualClock, function_url_event
+
+from functions.manage_downloads import app as manage_downloads  # isort: skip
+from functions.receive_webhook import app as receive_webhook  # isort: skip
+from functions.reconcile_library import app as reconcile_library  # isort: skip
+from functions.register_webhook import app as register_webhook  # isort: skip
+
+if TYPE_CHECKING:
+    import urllib3
+
+Result = TypeVar("Result")
+
+BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
+API_SECRET = REFERENCES["CloudflareSecretArn"]
+POISON = "no uid of Cloudflare's"
+SIGNING_SECRET = REFERENCES["WebhookSecret.Id"]
+
+# The functions' timeouts in the template, and for a webhook what Cloudflare has to wait at most.
+RECEIVE_SECONDS, POLL_SECONDS, RECONCILE_SECONDS, MANAGE_SECONDS = 10.0, 80.0, 600.0, 30.0
+
+# With these an invocation may end when what it needs is out of order; the next one goes on.
+FORESEEN = (
+    BadRequest,
+    BotoCoreError,
+    ClientError,
+    CloudflareError,
+    LostRace,
+    NotNow,
+    SecretUnavailable,
+)
+
+
+class Clock(VirtualClock):
+    """A clock that can stand still while several functions run at once."""
+
+    stands_still = False
+
+    def sleep(self, seconds: float) -> None:
+        """As `VirtualClock.sleep`."""
+        if not self.stands_still:
+            super().sleep(seconds)
+
+
+class Vault:
+    """Secrets Manager, with what this service asks of it."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, list[str]] = {}
+        self.is_down = False
+
+    def get_secret_value(
+        self,
+        *,
+        SecretId: str,  # noqa: N803
+        VersionStage: str = "AWSCURRENT",  # noqa: N803
+        **_: Any,
+    ) -> dict[str, str]:
+        """As boto3's."""
+        if self.is_down:
+            raise _client_error("InternalServiceError")
+        versions = self.versions.get(SecretId, [])
+        age = 1 if VersionStage == "AWSCURRENT" else 2
+        if len(versions) < age:
+            raise _client_error("ResourceNotFoundException")
+        return {"SecretString": versions[-age]}
+
+    def put_secret_value(
+        self,
+        *,
+        SecretId: str,  # noqa: N803
+        SecretString: str,  # noqa: N803
+    ) -> None:
+        """As boto3's."""
+        if self.is_down:
+            raise _client_error("InternalServiceError")
+        self.store(SecretId, json.loads(SecretString))
+
+    def store(self, name: str, secret: Mapping[str, object]) -> None:
+        """What a person stores."""
+        self.versions.setdefault(name, []).append(json.dumps(secret))
+
+
+class WatchedDownloads(MemoryDownloads):
+    """The table; somebody hears of every version of every row."""
+
+    def __init__(self, heard: Callable[[Download | None, Download], None]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def _write(self, row: Download) -> Download:
+        before = self.rows.get(row.key)
+        saved = super()._write(row)
+        self._heard(before, self.rows[row.key])
+        return saved
+
+
+class WatchedControl(MemoryControl):
+    """The control table; somebody hears when the gate is closed."""
+
+    blocked_until = 0.0
+
+    def __init__(self, clock: Callable[[], float], heard: Callable[[float], None]) -> None:
+        super().__init__(clock)
+        self._heard = heard
+
+    def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
+        """As `MemoryControl.write`."""
+        written = super().write(name, value, version)
+        if written and name == Budget.NAME and value["blocked_until"] > self.blocked_until:
+            self.blocked_until = value["blocked_until"]
+            self._heard(self.blocked_until)
+        return written
+
+
+class WatchedSimulator(StreamSimulator):
+    """Cloudflare; somebody hears of every answer."""
+
+    heard: Callable[[Response], None]
+
+    def handle(self, request: Request) -> Response:
+        """As `StreamSimulator.handle`."""
+        response = super().handle(request)
+        self.heard(response)
+        return response
+
+
+class GatedPool(InProcessPool):
+    """The way to Cloudflare, of which every request is an I/O call of a sandbox."""
+
+    def __init__(self, stage: Stage, sandbox: Sandbox) -> None:
+        super().__init__(stage.simulator, sleep=stage.clock.sleep)
+        self._invariants = stage.invariants
+        self._sandbox = sandbox
+
+    def request(self, method: str, url: str, **options: Any) -> urllib3.HTTPResponse:  # type: ignore[override]
+        """As `InProcessPool.request`."""
+        self._invariants.sent_to(url, BASE_URL)
+        send = partial(super().request, method, url, **options)
+        answer = self._sandbox.io(f"Cloudflare {method} {call_of(url)}", send)
+        if answer.status == 429:
+            self._sandbox.throttled_for = retry_after_of(answer.headers)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A warm function: the parts of the service, each of which its sandbox can cut short."""
+
+    sandbox: Sandbox
+    service: Service
+    vault: Any
+    secrets: SigningSecrets
+
+
+class Stage:
+    """The stack's functions, each in sandboxes of its own, and all that they share.
+
+    Args:
+        limit: ``CloudflareRequestLimit``.
+        retention: seconds until a ready download is deleted; 0 keeps it.
+        plan: the one blow that falls.
+        pause: called before each I/O call of each sandbox, with its name: what others do then.
+        skew: by how many seconds the poller's clock is wrong.
+        seed: of everything that is left to chance.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 600,
+        retention: float = 0.0,
+        plan: Plan | None = None,
+        pause: Callable[[Sandbox, str], None] | None = None,
+        skew: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.clock = Clock()
+        self.limit, self.retention, self.plan, self.skew = limit, retention, plan, skew
+        self.pause = pause
+        self.chance = random.Random(seed)  # noqa: S311
+        self.simulator = WatchedSimulator(clock=self.clock, seed=seed)
+        self.simulator.heard = self._hear_cloudflare
+        settings = self.simulator.settings
+        self.vault = Vault()
+        self.vault.store(API_SECRET, {"api_token": settings.api_token})
+        self.invariants = Invariants(self.clock, limit, {settings.api_token, settings.api_key})
+        self.subscribe()
+        self._actors: list[str] = []
+        self.downloads = WatchedDownloads(self._hear_row)
+        self.control = WatchedControl(self.clock, self.invariants.gate_closed)
+        self.functions: dict[str, Function] = {}
+
+        self.metrics: Counter[str] = Counter()
+        self.said = ""
+        self.deaths = 0
+        self._output: io.StringIO | None = None
+
+    # --- Cloudflare and the world -------------------------------------------------------------
+
+    def subscribe(self) -> None:
+        """Subscribe at Cloudflare, and keep the signing secret where it belongs."""
+        secret = self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock()).secret
+        self.invariants.secrets.add(secret)
+        self.vault.store(SIGNING_SECRET, {"webhook_secret": secret})
+
+    def rotate_signing_secret(self) -> None:
+        """Cloudflare signs with another secret from now on."""
+        self.invariants.secrets.add(self.simulator.outbox.rotate_secret(self.clock()).secret)
+
+    def rotate_api_token(self) -> None:
+        """The token is revoked; a new one lies in Secrets Manager."""
+        token = f"token-{self.chance.getrandbits(64):x}"
+        self.simulator.settings.api_token = token
+        self.invariants.secrets.add(token)
+        self.vault.store(API_SECRET, {"api_token": token})
+
+    def _hear_cloudflare(self, response: Response) -> None:
+        self.invariants.answered(self.simulator.calls[-1], response)
+
+    def _hear_row(self, before: Download | None, after: Download) -> None:
+        self.invariants.wrote(self._actors[-1] if self._actors else "manage", before, after)
+
+    # --- the functions ------------------------------------------------------------------------
+
+    def function(self, name: str) -> Function:
+        """The warm function of that name, or a cold one."""
+        if name not in self.functions:
+            skew = self.skew if name.startswith("poll") else 0.0
+            plan = self.plan if self.plan and self.plan.sandbox == name else None
+            if plan:  # it falls once
+                self.plan = None
+            self.functions[name] = self._start(
+                Sandbox(name, lambda: self.clock() + skew, plan, self.pause)
+            )
+        return self.functions[name]
+
+    def _start(self, sandbox: Sandbox) -> Function:
+        control: Any = Gated(sandbox, "control", self.control, self._actors)
+        downloads: Any = Gated(sandbox, "table", self.downloads, self._actors)
+        vault: Any = Gated(sandbox, "secrets", self.vault, self._actors)
+        budget = Budget(control, self.limit, self.clock)
+        credentials = ApiCredentials(vault, API_SECRET, self.clock)
+        service = Service(
+            downloads=downloads,
+            control=control,
+            budget=budget,
+            credentials=credentials,
+            stream=StreamClient(
+                self.simulator.settings.account_id,
+                base_url=BASE_URL,
+                authorization=credentials.headers,
+                pool=GatedPool(self, sandbox),
+                on_rate_limit=budget.observe,
+                monotonic=self.clock,
+            ),
+            download_types=BOTH,
+            retention=self.retention,
+            clock=sandbox.clock,
+            monotonic=self.clock,
+            sleep=self.clock.sleep,
+            jitter=self.chance.random,
+        )
+        return Function(sandbox, service, vault, SigningSecrets(vault, SIGNING_SECRET, self.clock))
+
+    def receive(self, webhook: Webhook, name: str = "receive") -> int | None:
+        """Deliver one webhook; the status of the answer, None if none came."""
+        event = function_url_event(webhook.body, webhook.headers)
+        signed_with = webhook.headers["Webhook-Signature"].rpartition("sig1=")[2]
+        self.invariants.secrets.add(signed_with)
+        answer = self._invoke(name, RECEIVE_SECONDS, lambda function: _receive(function, event))
+        self.invariants.secrets.discard(signed_with)
+        status = int(answer["statusCode"]) if answer else None
+        if status is not None:
+            there = {row.download_type for row in self.downloads.of_video(webhook.video_uid)}
+            self.invariants.answered_webhook(status, [kind for kind in BOTH if kind not in there])
+        return status
+
+    def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
+        """Whatever comes over HTTP: status and body of the answer, None if none came."""
+        answer = self._invoke(
+            "receive", RECEIVE_SECONDS, lambda function: _receive(function, event)
+        )
+        return (answer["statusCode"], answer["body"]) if answer else None
+
+    def receive_forged(self, webhook: Webhook, header: str) -> None:
+        """8. What is not authentic leads to no write and to no request, and is answered 403."""
+        event = function_url_event(webhook.body, {"webhook-signature": header})
+        before = self._traces()
+        answer = self._invoke(
+            "receive", RECEIVE_SECONDS, lambda function: _receive(function, event)
+        )
+        after = self._traces()
+        if answer and answer["statusCode"] not in (403, 500):
+            self.invariants.breaks(8, f"a forged webhook was answered {answer['statusCode']}")
+        if before != after:
+            self.invariants.breaks(8, "a forged webhook left a trace")
+
+    def _traces(self) -> tuple[int, int]:
+        return len(self.simulator.calls), sum(row.version for row in self.downloads.rows.values())
+
+    def poll(self, name: str = "poll", window: float = 0.0) -> None:
+        """One run of the poller."""
+        ends_at = self.clock() + POLL_SECONDS
+        in_parallel = at_the_same_time(self.clock)
+        self._invoke(
+            name,
+            POLL_SECONDS,
+            lambda function: Poller(
+                function.service, lambda: ends_at - self.clock(), in_parallel
+            ).run(window),
+        )
+
+    def reconcile(self, since: float | None = None, lookback: float = 48 * 3600.0) -> None:
+        """One reconciliation."""
+        ends_at = self.clock() + RECONCILE_SECONDS
+        self._invoke(
+            "reconcile",
+            RECONCILE_SECONDS,
+            lambda function: reconcile_library.Run(
+                function.service, lambda: ends_at - self.clock(), map
+            ).reconcile(lookback, since),
+        )
+
+    def manage(self, **command: Any) -> dict[str, Any] | None:
+        """One command; its answer, None if none came."""
+        return self._invoke(
+            "manage",
+            MANAGE_SECONDS,
+            lambda function: manage_downloads.manage(
+                function.service, payload.command(command), lambda: MANAGE_SECONDS
+            ),
+        )
+
+    def register(self) -> None:
+        """Subscribe, or mend the subscription."""
+
+        def run(function: Function) -> None:
+            register_webhook.SECRETS = function.vault
+            register_webhook.register(function.service, force=False)
+
+        self._invoke("register", MANAGE_SECONDS, run)
+
+    def at_once(self, choose: Callable[[int], int], *works: Callable[[], object]) -> None:
+        """Do several things at the same instant, in every detail as somebody chooses."""
+        turns = Turns(choose)
+        self.functions.clear()  # each in a new sandbox, which takes turns
+        self.pause, self.clock.stands_still = turns.pause, True
+        with self.overheard():
+            turns.run(*works)
+        self.pause, self.clock.stands_still = None, False
+        self.functions.clear()
+
+    def _invoke(
+        self, name: str, seconds: float, work: Callable[[Function], Result]
+    ) -> Result | None:
+        """Run a function once, as Lambda does: what it says is a log, how it fails is too."""
+        function = self.function(name)
+        began, result = self.clock(), None
+        try:
+            with self.overheard():
+                result = work(function)
+        except Killed:
+            del self.functions[name]
+            self.deaths += 1
+        except FORESEEN:
+            self.invariants.said(traceback.format_exc())
+        except Exception:  # noqa: BLE001 - nothing else may come out, whatever it is
+            self.invariants.breaks(10, traceback.format_exc())
+        self.invariants.ended(name, self.clock() - began, seconds)
+        self._heed(function.sandbox)
+        return result
+
+    def _heed(self, sandbox: Sandbox) -> None:
+        """7. A 429 that was heard has closed the gate, unless the control table failed."""
+        if sandbox.alive and sandbox.throttled_for is not None and not sandbox.plan:
+            self.invariants.throttled(sandbox.throttled_for, self.control.blocked_until)
+        sandbox.throttled_for = None
+
+    @contextmanager
+    def overheard(self) -> Iterator[None]:
+        """What is logged and what is measured meanwhile goes through the judge's hands."""
+        if self._output is not None:  # somebody listens already
+            yield
+            return
+        self._output = io.StringIO()
+        handler = logging.StreamHandler(self._output)
+        handler.setFormatter(observability.logger.registered_formatter)
+        before = list(observability.logger.handlers)
+        observability.logger.handlers[:] = [handler]
+        try:
+            with redirect_stdout(self._output):
+                try:
+                    yield
+                finally:
+                    observability.flush()
+        finally:
+            observability.logger.handlers[:] = before
+            said, self._output = self._output.getvalue(), None
+            self._hear_output(said)
+
+    def _hear_output(self, text: str) -> None:
+        self.said = text
+        self.invariants.said(text)
+        for line in text.splitlines():
+            said = json.loads(line)
+            for metric in observability.Metric:
+                value = said.get(metric, 0)
+                self.metrics[metric] += sum(value) if isinstance(value, list) else value
+            if "nobody foresaw" in str(said.get("message")) and said["video_uid"] != POISON:
+                self.invariants.breaks(10, line)
+
+    def poison(self) -> None:
+        """Put a row into the table of which no step can succeed."""
+        self.downloads.add(download.request(POISON, DownloadType.DEFAULT, self.clock()))
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def recover(self, *, days: float = 3.0, again: list[Webhook] | None = None) -> None:
+        """Faults are over: minute by minute until nothing is left to do.
+
+        Args:
+            days: by when everything has to be at its end.
+            again: the webhooks that Cloudflare sends once more, for want of a 200.
+        """
+        self.simulator.faults.clear()
+        self.vault.is_down = False
+        began = self.clock()
+        reconciliations = [began + 600.0, began + 4200.0]
+        for webhook in again or []:
+            self.receive(webhook)
+        while (row := self._next_due(began + 86_400)) or reconciliations:
+            at = min([row.due_at or 0.0 if row else math.inf, *reconciliations])
+            self.clock.sleep(math.ceil(max(at, self.clock()) / 60) * 60 - self.clock())
+            if self.clock() > began + days * 86_400:
+                self.invariants.breaks(2, f"after {days} days still due: {row}")
+                return
+            for webhook in self.simulator.due_webhooks():
+                self.receive(webhook)
+            if reconciliations and self.clock() >= reconciliations[0]:
+                del reconciliations[0]
+                self.reconcile()
+            self.poll()
+            self.clock.sleep(1.0)
+
+    def _next_due(self, upkeep_until: float) -> Download | None:
+        """The row that is due next; one that is ready only if it is by then."""
+        first = [
+            row
+            for queue in manage_downloads.QUEUES
+            for row in self.downloads.due(queue, math.inf, 2)
+            if row.video_uid != POISON
+            and (queue != download.UPKEEP_QUEUE or (row.due_at or 0.0) <= upkeep_until)
+        ]
+        return min(first, key=lambda row: row.due_at or 0.0, default=None)
+
+
+def call_of(url: str) -> str:
+    """What of the API a URL names, whatever the video."""
+    path = url.partition("/stream")[2].partition("?")[0]
+    parts = [part if len(part) < 32 else "{uid}" for part in path.split("/")]
+    return "/".join(parts) or "/"
+
+
+def _receive(function: Function, event: dict[str, Any]) -> dict[str, Any]:
+    return receive_webhook.receive(function.service, function.secrets, event)
+
+
+def _client_error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "made up"}}, "Any")

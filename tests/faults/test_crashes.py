@@ -1,0 +1,73 @@
+"""Every I/O call of every scenario is spoiled in turn, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stream_downloads.download import Status
+from tests.faults.sandbox import DEADLY, Plan, possible_blows
+from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.stage import BOTH, Stage
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_whatever_happens_to_any_call_every_invariant_holds(
+    name: str, count_crash_points: Callable[[int], None]
+) -> None:
+    scenario = SCENARIOS[name]
+    plans = list(every_plan(scenario))
+    failures = [failure for plan in plans for failure in tried(scenario, plan)]
+    count_crash_points(len(plans))
+    assert not failures, f"{len(failures)} of {len(plans)}:\n" + "\n".join(failures[:5])
+
+
+def every_plan(scenario: Scenario) -> Iterator[Plan]:
+    """What can go wrong with each call of an undisturbed run."""
+    stage = Stage(**scenario.stage)  # type: ignore[arg-type]
+    scenario.prepare(stage)
+    before = calls_of(stage)
+    scenario.act(stage)
+    stage.invariants.check()
+    for sandbox, calls in calls_of(stage).items():
+        for number in range(len(before.get(sandbox, ())), len(calls)):
+            for blow in possible_blows(calls[number]):
+                if blow in scenario.only:
+                    yield Plan(sandbox, number, blow)
+
+
+def calls_of(stage: Stage) -> dict[str, list[str]]:
+    return {name: list(function.sandbox.calls) for name, function in stage.functions.items()}
+
+
+def tried(scenario: Scenario, plan: Plan) -> list[str]:
+    """What goes wrong if this does, whether or not Cloudflare sends a webhook again."""
+    failures = []
+    for sends_again in (True, False):
+        stage = Stage(plan=plan, **scenario.stage)  # type: ignore[arg-type]
+        scenario.prepare(stage)
+        unanswered = scenario.act(stage)
+        if plan.blow in DEADLY and not stage.deaths:
+            failures.append(f"{plan}: it did not fall")
+        stage.recover(again=unanswered if sends_again else [])
+        wrong = [*stage.invariants.broken, *wrong_ends(stage, scenario.ends)]
+        failures += [f"{plan}: {what}" for what in wrong]
+        if not unanswered:
+            break
+    return failures
+
+
+def wrong_ends(stage: Stage, wanted: Status) -> Iterator[str]:
+    """Which downloads did not end as they should, or cost more creates than they may."""
+    for uid in stage.simulator.videos:
+        rows = {row.download_type: row for row in stage.downloads.of_video(uid)}
+        for kind in BOTH:
+            row = rows.get(kind)
+            if row is None or row.status is not wanted:
+                yield f"{kind} of {uid} ended as {row and row.status}"
+            elif row.url and stage.simulator.fetch(row.url) not in (200, 401):
+                yield f"{row.url} does not work"
+    for key, leave in stage.invariants.leaves.items():
+        if leave.creates > 1 + leave.again:
+            yield f"{leave.creates} creates of {key}, and {leave.again} reasons to do it again"

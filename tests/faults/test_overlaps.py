@@ -1,0 +1,113 @@
+"""Two functions at once: one runs whole between any two I/O calls of the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from stream_downloads.download import Status
+from tests.faults.sandbox import Sandbox
+from tests.faults.scenarios import (
+    ready_downloads,
+    receive_all,
+    videos_in_every_step,
+    videos_to_create,
+)
+from tests.faults.stage import Stage
+from tests.faults.test_crashes import wrong_ends
+
+Act = Callable[[Stage], object]
+
+
+def poll(stage: Stage) -> None:
+    stage.poll()
+
+
+def poll_elsewhere(stage: Stage) -> None:
+    stage.poll("poll elsewhere")
+
+
+def reconcile(stage: Stage) -> None:
+    stage.reconcile()
+
+
+def all_webhooks_again(stage: Stage) -> None:
+    for uid in stage.simulator.videos:
+        stage.simulator.repeat_webhook(uid)
+    receive_all(stage, stage.simulator.due_webhooks())
+
+
+def delete_everything(stage: Stage) -> None:
+    for uid in {row.video_uid for row in stage.downloads.rows.values()}:
+        stage.manage(action="delete", video_uid=uid)
+
+
+def poll_after_the_lease_is_over(stage: Stage) -> None:
+    stage.clock.sleep(31)
+    stage.poll("poll elsewhere")
+
+
+PAIRS: dict[str, tuple[Act, Act, Act, Status]] = {
+    "two polls": (videos_in_every_step, poll, poll_elsewhere, Status.READY),
+    "a poll and webhooks": (videos_in_every_step, poll, all_webhooks_again, Status.READY),
+    "webhooks and a poll": (videos_to_create, all_webhooks_again, poll, Status.READY),
+    "a poll and a reconciliation": (videos_in_every_step, poll, reconcile, Status.READY),
+    "a reconciliation and webhooks": (
+        videos_to_create,
+        reconcile,
+        all_webhooks_again,
+        Status.READY,
+    ),
+    "a poll and deletes": (videos_in_every_step, poll, delete_everything, Status.DELETED),
+    "deletes and a poll": (ready_downloads, delete_everything, poll, Status.DELETED),
+    "a poll that outlives its lease": (
+        videos_in_every_step,
+        poll,
+        poll_after_the_lease_is_over,
+        Status.READY,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_between_any_two_calls_of_one_function_another_may_run(
+    name: str, count_crash_points: Callable[[int], None]
+) -> None:
+    prepare, first, second, ends = PAIRS[name]
+    failures: list[str] = []
+    for number in itertools.count():
+        stage = Stage()
+        prepare(stage)
+        if not run_within(stage, first, second, number):
+            break
+        stage.recover()
+        wrong = [*stage.invariants.broken, *wrong_ends(stage, ends)]
+        failures += [f"before call {number}: {what}" for what in wrong]
+    assert number > 2
+    count_crash_points(number)
+    assert not failures, "\n".join(failures[:5])
+
+
+def run_within(stage: Stage, first: Act, second: Act, number: int) -> bool:
+    """Run one function, and another before its I/O call of that number; False if it has fewer."""
+    left, fell = number, False
+
+    def pause(_sandbox: Sandbox, call: str) -> None:
+        nonlocal left, fell
+        if left == 0 and not fell:
+            if second is poll_after_the_lease_is_over and call.startswith("Cloudflare"):
+                # What is about to be sent is sent: a request does not wait for half a minute.
+                return
+            fell = True
+            second(stage)
+        elif not fell:
+            left -= 1
+
+    stage.functions.clear()
+    stage.pause = pause
+    first(stage)
+    stage.pause = None
+    stage.functions.clear()
+    return fell
