@@ -8,6 +8,8 @@ PYTHON := $(VENV)/bin/python
 CODE := layers/stream_downloads/stream_downloads functions tests
 
 export SAM_CLI_TELEMETRY := 0
+# As pip does: trust what the machine trusts.
+export UV_SYSTEM_CERTS := 1
 # What runs here finds the tools, and the layer's Makefile its python3, in the development environment.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 

@@ -129,10 +129,10 @@ class Invariants:
         self._blocks = [block for block in self._blocks if block[1] > now - WINDOW]
         self._blocks.append((now, until))
 
-    def throttled(self, seconds: float, blocked_until: float) -> None:
-        """A function heard a 429 that asks for so many seconds, and has come to its end."""
-        if blocked_until < self.clock() + seconds:
-            self.breaks(7, f"a 429 for {seconds:.0f} s did not close the gate")
+    def throttled(self, until: float, blocked_until: float) -> None:
+        """A function heard a 429 that asks for silence until then, and has come to its end."""
+        if blocked_until < until:
+            self.breaks(7, f"a 429 until {until:.1f} did not close the gate")
 
     def _created(self, call: Call, key: tuple[str, str], leave: Leave) -> None:
         """5. After a create comes a list, a delete, or a refusal, before there is another."""

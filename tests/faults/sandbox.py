@@ -54,7 +54,7 @@ class Sandbox:
         plan: the blow that falls on one of its calls.
         pause: called before each I/O call with the sandbox and the call's name.
         calls: the names of the I/O calls so far.
-        throttled_for: for how many seconds the last 429 that came through wants silence.
+        throttled_until: until when the last 429 that came through wants silence.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Sandbox:
         self.pause = pause
         self.calls: list[str] = []
         self.alive = True
-        self.throttled_for: float | None = None
+        self.throttled_until: float | None = None
 
     def io(self, name: str, do: Callable[[], Result]) -> Result:
         """Do one I/O call, unless this is the one that the plan spoils."""

@@ -163,6 +163,7 @@ class GatedPool(InProcessPool):
 
     def __init__(self, stage: Stage, sandbox: Sandbox) -> None:
         super().__init__(stage.simulator, sleep=stage.clock.sleep)
+        self._clock = stage.clock
         self._invariants = stage.invariants
         self._sandbox = sandbox
 
@@ -172,7 +173,7 @@ class GatedPool(InProcessPool):
         send = partial(super().request, method, url, **options)
         answer = self._sandbox.io(f"Cloudflare {method} {call_of(url)}", send)
         if answer.status == 429:
-            self._sandbox.throttled_for = retry_after_of(answer.headers)
+            self._sandbox.throttled_until = self._clock() + retry_after_of(answer.headers)
         return answer
 
 
@@ -406,9 +407,9 @@ class Stage:
 
     def _heed(self, sandbox: Sandbox) -> None:
         """7. A 429 that was heard has closed the gate, unless the control table failed."""
-        if sandbox.alive and sandbox.throttled_for is not None and not sandbox.plan:
-            self.invariants.throttled(sandbox.throttled_for, self.control.blocked_until)
-        sandbox.throttled_for = None
+        if sandbox.alive and sandbox.throttled_until is not None and not sandbox.plan:
+            self.invariants.throttled(sandbox.throttled_until, self.control.blocked_until)
+        sandbox.throttled_until = None
 
     @contextmanager
     def overheard(self) -> Iterator[None]:
