@@ -23,7 +23,9 @@ demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator
 	@$(PYTHON) -m tests.demo
 
 test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit, integration and end-to-end tests, with coverage
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
+	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered \
+		tests/unit tests/integration tests/faults
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, template, known vulnerabilities
 	ruff check .

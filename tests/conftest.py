@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import moto.core.models  # noqa: F401 - what moto stands in for are the clients made after this
 import pytest
 
 from tests.leaks import pytest_runtest_makereport
@@ -30,7 +31,7 @@ os.environ |= environment() | {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares a deployment in one process, when there are several."""
+    """Keep what shares a deployment in one process, when there are several (see the Makefile)."""
     for item in items:
         if "tests/e2e/" in item.nodeid:
             of_its_own = item.path.stem in ("test_demo", "test_guard")

@@ -67,6 +67,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         for line in process.stdout:
             if "sam deploy" in line:
                 process.send_signal(signal.SIGINT)
-        process.wait()
+                break
+        process.communicate()
     assert process.returncode == 130
     assert left_behind(tmp_path) == []

@@ -9,11 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
 import pytest
-from botocore.exceptions import ClientError
 
-from tests.deployment import REGION
 from tests.e2e.deployed import Deployed
 from tests.events import encoded
 from tests.template import template
@@ -205,57 +202,6 @@ def test_a_function_fails_without_a_statement_of_its_role(
 ) -> None:
     with without(guarded, function, statement), pytest.raises(AssertionError):
         NEEDED[function][statement](guarded)
-
-
-def test_a_consumer_with_the_read_policy_reads_the_table_and_does_no_more(
-    guarded: Deployed,
-) -> None:
-    uid = guarded.upload_and_hear()
-    guarded.poll_until("ready", uid)
-    table = {"TableName": guarded.stack.outputs["DownloadsTableName"]}
-    key = {"video_uid": {"S": uid}, "download_type": {"S": "default"}}
-    consumer = a_consumer(guarded)
-    assert consumer.get_item(**table, Key=key)["Item"]["status"] == {"S": "ready"}
-    of_video = {
-        "KeyConditionExpression": "video_uid = :uid",
-        "ExpressionAttributeValues": {":uid": {"S": uid}},
-    }
-    assert consumer.query(**table, **of_video)["Count"] == 2
-    with_status = {
-        "IndexName": "status-index",
-        "KeyConditionExpression": "#status = :status",
-        "ExpressionAttributeNames": {"#status": "status"},
-        "ExpressionAttributeValues": {":status": {"S": "ready"}},
-    }
-    assert consumer.query(**table, **with_status)["Count"] >= 1
-    # The emulator does not know the permissions of PartiQL.
-    with pytest.raises(ClientError, match="AccessDenied"):
-        consumer.put_item(**table, Item=key)
-    with pytest.raises(ClientError, match="AccessDenied"):
-        consumer.delete_item(**table, Key=key)
-    with pytest.raises(ClientError, match="AccessDenied"):
-        consumer.scan(**table)
-    with pytest.raises(ClientError, match="AccessDenied"):
-        consumer.get_item(
-            TableName=guarded.stack.physical_id("ControlTable"), Key={"name": {"S": "budget"}}
-        )
-
-
-def a_consumer(deployed: Deployed) -> Any:
-    """A DynamoDB client of somebody who has the policy for consumers, and nothing else."""
-    iam = deployed.stack.client("iam")
-    iam.create_user(UserName="consumer")
-    iam.attach_user_policy(
-        UserName="consumer", PolicyArn=deployed.stack.outputs["DownloadsReadPolicyArn"]
-    )
-    key = iam.create_access_key(UserName="consumer")["AccessKey"]
-    return boto3.client(
-        "dynamodb",
-        endpoint_url=deployed.stack.endpoint,
-        region_name=REGION,
-        aws_access_key_id=key["AccessKeyId"],
-        aws_secret_access_key=key["SecretAccessKey"],
-    )
 
 
 @contextmanager

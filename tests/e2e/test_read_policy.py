@@ -45,17 +45,17 @@ DENIED: dict[str, Callable[[Any, str], object]] = {
 
 
 @pytest.fixture(scope="module")
-def reader(guarded: Deployed) -> Any:
+def reader(guarded_stack: Deployed) -> Any:
     """A DynamoDB client of somebody who has nothing but the policy."""
-    iam = guarded.stack.client("iam")
+    iam = guarded_stack.stack.client("iam")
     iam.create_user(UserName="reader")
     iam.attach_user_policy(
-        UserName="reader", PolicyArn=guarded.stack.outputs["DownloadsReadPolicyArn"]
+        UserName="reader", PolicyArn=guarded_stack.stack.outputs["DownloadsReadPolicyArn"]
     )
     key = iam.create_access_key(UserName="reader")["AccessKey"]
     return boto3.client(
         "dynamodb",
-        endpoint_url=guarded.stack.endpoint,
+        endpoint_url=guarded_stack.stack.endpoint,
         region_name=REGION,
         aws_access_key_id=key["AccessKeyId"],
         aws_secret_access_key=key["SecretAccessKey"],
