@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads import aws, intents, webhook
 from stream_downloads.advance import Verdict
+from stream_downloads.budget import Asker
 from stream_downloads.credentials import SecretUnavailable, SigningSecrets
 from stream_downloads.download import Download, VideoFacts
 from stream_downloads.observability import Metric, described, logger, observed, record
@@ -105,7 +106,7 @@ def create_at_once(service: Service, rows: list[Download]) -> None:
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
             if seconds <= 0:
                 return
-            grant = service.budget.take(1, webhook=True)
+            grant = service.budget.take(1, Asker.WEBHOOK)
             if not grant.count:
                 return
             outcome = service.advancer().advance([row], grant, pace, seconds)

@@ -30,9 +30,13 @@ CATALOGUE = "tests/faults/test_catalogue.py"
 
 
 class Break(NamedTuple):
-    """One way to break the code: the text that is replaced, once, and who has to notice."""
+    """One way to break the code: the text that is replaced, once, and who has to notice.
+
+    ``invariant`` is the number of the one that no longer holds, as in `tests.faults.invariants`.
+    """
 
     name: str
+    invariant: int
     file: str
     old: str
     new: str
@@ -42,6 +46,7 @@ class Break(NamedTuple):
 BREAKS: tuple[Break, ...] = (
     Break(
         "a row is saved over whatever version is there",
+        6,
         "tests/memory.py",
         "there is None or there.version != row.version",
         "there is None",
@@ -49,6 +54,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "DynamoDB's condition on the version is dropped",
+        6,
         f"{PACKAGE}/table.py",
         '            "#version = :version",\n',
         '            "attribute_exists(#version) OR :version = :version",\n',
@@ -56,6 +62,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a create publishes",
+        4,
         f"{PACKAGE}/advance.py",
         "        return self._saved(Verdict.ANSWERED, accepted)\n\n    def _create_failed",
         "        if state and state.url:\n"
@@ -65,6 +72,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "nothing is written before a create is sent",
+        5,
         f"{PACKAGE}/advance.py",
         "row = self.downloads.save(download.create_sent(row, self.clock()))",
         "row = download.create_sent(row, self.clock())",
@@ -72,6 +80,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "an ambiguous create is followed by another",
+        5,
         f"{PACKAGE}/advance.py",
         "return self._saved(verdict, download.try_again(row, max(retry_at, row.due_at or 0)))",
         "return self._saved(verdict, download.create_not_sent(row, retry_at))",
@@ -79,6 +88,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the gate is not closed after a 429",
+        7,
         f"{PACKAGE}/advance.py",
         "            self.budget.close(error.retry_after)\n",
         "",
@@ -86,6 +96,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the gate is not looked at",
+        7,
         f"{PACKAGE}/budget.py",
         "        if now < self.blocked_until:\n            return 0\n",
         "",
@@ -93,6 +104,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the gate opens as soon as Cloudflare says, however absurd",
+        7,
         f"{PACKAGE}/budget.py",
         "seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after",
         "seconds = 0.0 if retry_after is None else retry_after",
@@ -100,6 +112,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the budget forgets what it granted",
+        7,
         f"{PACKAGE}/budget.py",
         "granted = {**granted, second: granted.get(second, 0) + count}",
         "granted = {second: count}",
@@ -107,6 +120,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a lost race for the budget counts as won",
+        7,
         f"{PACKAGE}/budget.py",
         "            return Grant(0, left=free)\n        return Grant(count",
         "            pass\n        return Grant(count",
@@ -114,6 +128,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a grant is used however old it is",
+        7,
         f"{PACKAGE}/budget.py",
         "return self._monotonic() <= grant.use_by",
         "return True",
@@ -121,6 +136,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the lease is forgotten",
+        6,
         f"{PACKAGE}/budget.py",
         '        if held and record.value.get("owner") != self._owner:\n            return False\n',
         "",
@@ -128,6 +144,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "any host is accepted",
+        4,
         f"{PACKAGE}/download.py",
         r'r"https://(?:[a-z0-9-]+\.)?(?:cloudflarestream\.com|videodelivery\.net)"',
         'r"https?://[^/]+"',
@@ -135,6 +152,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a lookalike host is accepted",
+        4,
         f"{PACKAGE}/download.py",
         r"(?:[a-z0-9-]+\.)?(?:cloudflarestream",
         r"(?:[a-z0-9-]+\.?)?(?:cloudflarestream",
@@ -142,6 +160,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "another video's url is accepted",
+        4,
         f"{PACKAGE}/download.py",
         "found.groups() == (video_uid, file_name[download_type])",
         "found[2] == file_name[download_type]",
@@ -149,6 +168,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the url stays while the download is deleted",
+        4,
         f"{PACKAGE}/download.py",
         "        status=Status.DELETING,\n        updated_at=_later(row, now),\n"
         "        ready_at=None,\n        url=None,\n",
@@ -158,6 +178,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a webhook revives a tombstone",
+        6,
         f"{PACKAGE}/download.py",
         "return request_again(row, now) if row.reopens else row",
         "return request_again(row, now)",
@@ -165,6 +186,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a delete does not wait for a create on its way",
+        6,
         f"{PACKAGE}/download.py",
         "return now if row.sent_at is None else max(now, row.sent_at + CREATE_SETTLES_AFTER)",
         "return now",
@@ -172,6 +194,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a request by hand does not clear what is still there",
+        2,
         f"{PACKAGE}/download.py",
         "step=Step.DELETE if clear_first else Step.CREATE",
         "step=Step.CREATE",
@@ -179,6 +202,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a failed download is created again over the old one",
+        2,
         f"{PACKAGE}/download.py",
         "        step=Step.DELETE,\n        due_at=now + RECREATE_PAUSES[row.recreations],",
         "        step=Step.CREATE,\n        due_at=now + RECREATE_PAUSES[row.recreations],",
@@ -186,6 +210,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the signature's comparison is left out",
+        8,
         f"{PACKAGE}/webhook.py",
         "    if not any(matches):\n        raise Unauthentic(UnauthenticReason.MISMATCH)\n",
         "",
@@ -193,6 +218,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a stale signature is taken",
+        8,
         f"{PACKAGE}/webhook.py",
         "    if age > tolerance:\n        raise Unauthentic(UnauthenticReason.TOO_OLD)\n",
         "",
@@ -200,6 +226,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a webhook is answered before the intent is written",
+        1,
         "functions/receive_webhook/app.py",
         "        rows = record_intent(service, video, now)\n",
         "        rows = []\n",
@@ -207,6 +234,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a table that fails is answered 200",
+        1,
         "functions/receive_webhook/app.py",
         '        return answer(500, "failed", error)\n',
         '        return answer(200, "failed", error)\n',
@@ -214,6 +242,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a refused signature is not tried with the rotated secret",
+        1,
         "functions/receive_webhook/app.py",
         "        fresh = secrets.refresh()\n",
         "        fresh = None\n",
@@ -221,6 +250,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "credentials are not read again when refused",
+        2,
         f"{PACKAGE}/poller.py",
         "if self._refreshed or not self._service.credentials.refresh():",
         "if True:",
@@ -228,6 +258,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the token is logged",
+        9,
         f"{PACKAGE}/cloudflare.py",
         "        headers = _checked_headers(self._authorization())\n",
         "        headers = _checked_headers(self._authorization())\n"
@@ -237,6 +268,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "the signature is logged",
+        9,
         "functions/receive_webhook/app.py",
         "        verify(delivery, secrets, now)\n",
         "        verify(delivery, secrets, now)\n"
@@ -245,6 +277,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "an unforeseen error of one row ends the run",
+        10,
         f"{PACKAGE}/poller.py",
         "        except Exception:  # noqa: BLE001 - one bad row blocks no other\n",
         "        except KeyError:\n",
@@ -252,6 +285,7 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "reconciliation takes a video with one row for complete",
+        3,
         f"{PACKAGE}/reconcile.py",
         "        if any((video.uid, kind) not in settled for kind in download_types)\n",
         "        if all((video.uid, kind) not in settled for kind in download_types)\n",
@@ -259,10 +293,61 @@ BREAKS: tuple[Break, ...] = (
     ),
     Break(
         "a video that is gone is believed at once",
+        2,
         f"{PACKAGE}/download.py",
         "    if now - since < GONE_GRACE:\n",
         "    if now < since:\n",
         (CATALOGUE, "tests/unit/test_download.py"),
+    ),
+    Break(
+        "an accepted create is never looked at",
+        2,
+        f"{PACKAGE}/download.py",
+        "        step=Step.LIST,\n        due_at=look_at,\n        attempts=0,\n"
+        "        created_at=now,\n        sent_at=None,\n",
+        "        step=None,\n        due_at=None,\n        attempts=0,\n"
+        "        created_at=now,\n        sent_at=None,\n",
+        (CRASHES,),
+    ),
+    Break(
+        "a backfill remembers a page before it has recorded its videos",
+        3,
+        "functions/reconcile_library/app.py",
+        "            recorded = record_page(",
+        "            after_page()\n            recorded = record_page(",
+        (CRASHES, "tests/integration/test_reconcile_library.py"),
+    ),
+    Break(
+        "an answer may drip for ever",
+        11,
+        f"{PACKAGE}/cloudflare.py",
+        "                if self._monotonic() >= deadline:\n",
+        "                if self._monotonic() >= math.inf:\n",
+        ("tests/integration/test_cloudflare_against_simulator.py",),
+    ),
+    Break(
+        "a connection waits for as long as the other side likes",
+        11,
+        f"{PACKAGE}/connection.py",
+        "        remaining = self._deadline - time.monotonic()\n",
+        "        remaining = READ_SECONDS\n",
+        ("tests/integration/test_cloudflare_against_simulator.py",),
+    ),
+    Break(
+        "a run does not care for the time that its function has left",
+        11,
+        f"{PACKAGE}/poller.py",
+        "if self._remaining() <= STOP_BEFORE_TIMEOUT:",
+        "if self._remaining() <= -1e9:",
+        (CATALOGUE, "tests/unit/test_poller.py"),
+    ),
+    Break(
+        "webhooks may use all of the limit",
+        2,
+        f"{PACKAGE}/budget.py",
+        "return max(0, limit // 2 - sum(self.at(now).others.values()))",
+        "return 0",
+        ("tests/unit/test_budget.py",),
     ),
 )
 
@@ -279,6 +364,8 @@ def main() -> int:
         verdicts = list(pool.map(tried, wanted))
     missed = verdicts.count(False)
     print(f"{len(wanted)} broken builds, {len(wanted) - missed} caught, {missed} not")
+    proven = sorted({one.invariant for one, caught in zip(wanted, verdicts, strict=True) if caught})
+    print(f"invariants whose tests are proven: {', '.join(map(str, proven))}")
     return 1 if missed else 0
 
 

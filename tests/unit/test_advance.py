@@ -10,7 +10,7 @@ import pytest
 
 from stream_downloads import download
 from stream_downloads.advance import LONGEST_RECORDING_SECONDS, VERIFY_AFTER, Outcome, Verdict
-from stream_downloads.budget import USE_WITHIN, Grant
+from stream_downloads.budget import USE_WITHIN, Asker, Grant
 from stream_downloads.cloudflare import RefusalKind, Refused
 from stream_downloads.credentials import SecretUnavailable
 from stream_downloads.download import (
@@ -58,7 +58,7 @@ def kept(world: World, row: Download) -> Download:
 
 
 def advance(world: World, *rows: Download, grant: Grant | None = None) -> Outcome:
-    grant = grant or world.service.budget.take(1, webhook=True)
+    grant = grant or world.service.budget.take(1, Asker.PERSON)
     return world.service.advancer().advance(rows, grant, PACE, SECONDS)
 
 
@@ -591,7 +591,7 @@ def test_a_delete_that_cloudflare_refuses_ends_in_error_after_a_day(world: World
 
 
 def test_a_grant_that_has_run_out_sends_nothing(world: World, row: Download) -> None:
-    grant = world.service.budget.take(1, webhook=True)
+    grant = world.service.budget.take(1, Asker.PERSON)
     world.clock.sleep(USE_WITHIN + 0.1)
     outcome = advance(world, kept(world, row), grant=grant)
     assert outcome.verdict is Verdict.NOT_SENT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from stream_downloads.budget import (
     SLACK,
     USE_WITHIN,
     WINDOW,
+    Allowance,
+    Asker,
     Budget,
     Lease,
 )
@@ -69,57 +72,56 @@ def other(control: Contested, clock: VirtualClock) -> Budget:
 
 
 def test_no_more_than_the_limit_is_granted(budget: Budget) -> None:
-    assert budget.take(60, webhook=True).count == 60
-    assert budget.take(60, webhook=True).count == 40
-    assert budget.take(1, webhook=True).count == 0
+    assert budget.take(60, Asker.PERSON).count == 60
+    assert budget.take(60, Asker.PERSON).count == 40
+    assert budget.take(1, Asker.PERSON).count == 0
 
 
 def test_all_functions_take_from_one_allowance(budget: Budget, other: Budget) -> None:
-    assert budget.take(LIMIT, webhook=True).count == LIMIT
-    assert other.take(1, webhook=True).count == 0
+    assert budget.take(LIMIT, Asker.PERSON).count == LIMIT
+    assert other.take(1, Asker.PERSON).count == 0
 
 
 def test_what_was_granted_comes_back_once_it_has_left_the_window(
     budget: Budget, clock: VirtualClock
 ) -> None:
-    budget.take(LIMIT, webhook=True)
+    budget.take(LIMIT, Asker.PERSON)
     clock.sleep(WINDOW + SLACK - 1)
-    assert budget.take(1, webhook=True).count == 0
+    assert budget.take(1, Asker.PERSON).count == 0
     clock.sleep(1)
-    assert budget.take(LIMIT, webhook=True).count == LIMIT
+    assert budget.take(LIMIT, Asker.PERSON).count == LIMIT
 
 
 def test_a_grant_says_how_many_more_there_would_have_been(budget: Budget) -> None:
-    assert budget.take(10).left == LIMIT - KEPT - 10
-    assert budget.free() == LIMIT - KEPT - 10
+    assert budget.take(10, Asker.POLLER).left == LIMIT - KEPT - 10
 
 
 def test_an_answer_that_goes_back_in_time_lengthens_no_window(
     budget: Budget, clock: VirtualClock
 ) -> None:
-    budget.take(1, webhook=True)
+    budget.take(1, Asker.PERSON)
     clock.now -= 1  # another of DynamoDB's machines
-    budget.take(LIMIT - 1, webhook=True)
+    budget.take(LIMIT - 1, Asker.PERSON)
     clock.sleep(WINDOW + SLACK)
-    assert budget.take(1, webhook=True).count == 0
+    assert budget.take(1, Asker.PERSON).count == 0
 
 
 def test_a_lost_race_means_no_and_costs_nothing(budget: Budget, control: Contested) -> None:
     control.lose = 1
-    assert budget.take(10).count == 0
-    assert budget.take(LIMIT, webhook=True).count == LIMIT
+    assert budget.take(10, Asker.POLLER).count == 0
+    assert budget.take(LIMIT, Asker.PERSON).count == LIMIT
 
 
 def test_nothing_is_written_when_nothing_is_granted(budget: Budget, control: Contested) -> None:
-    budget.take(LIMIT, webhook=True)
+    budget.take(LIMIT, Asker.PERSON)
     writes = control.writes
-    assert budget.take(1).count == 0
+    assert budget.take(1, Asker.POLLER).count == 0
     assert control.writes == writes
 
 
 def test_the_state_says_what_is_used(budget: Budget, clock: VirtualClock) -> None:
-    budget.take(30)
-    budget.take(3, webhook=True)
+    budget.take(30, Asker.POLLER)
+    budget.take(3, Asker.PERSON)
     assert budget.state() == {"limit": LIMIT, "used": 33, "blocked_until": None}
     budget.close(60)
     assert budget.state()["blocked_until"] == START + 60 + DATE_ERROR
@@ -127,44 +129,72 @@ def test_the_state_says_what_is_used(budget: Budget, clock: VirtualClock) -> Non
     assert budget.state() == {"limit": LIMIT, "used": 0, "blocked_until": None}
 
 
+def test_a_window_full_of_grants_is_read_back_as_written_and_cheap_to_write() -> None:
+    seconds = range(int(START), int(START) + WINDOW + SLACK)
+    allowance = Allowance(dict.fromkeys(seconds, 1), dict.fromkeys(seconds[::3], 16), START, 7)
+    value = json.dumps(allowance.as_value(), separators=(",", ":"))
+    assert Allowance.parse(json.loads(value)) == allowance
+    assert len(value) < 2048  # two write units
+
+
 # --- The webhooks' share
 
 
-def test_others_leave_a_share_to_webhooks(budget: Budget) -> None:
-    assert budget.take(LIMIT).count == LIMIT - KEPT
-    assert budget.take(1).count == 0
-    assert budget.take(LIMIT, webhook=True).count == KEPT
+def test_the_poller_leaves_a_share_to_webhooks(budget: Budget) -> None:
+    assert budget.take(LIMIT, Asker.POLLER).count == LIMIT - KEPT
+    assert budget.take(1, Asker.POLLER).count == 0
+    assert budget.take(LIMIT, Asker.WEBHOOK).count == KEPT
+
+
+def test_a_person_who_waits_gets_whatever_there_is(budget: Budget) -> None:
+    budget.take(LIMIT, Asker.POLLER)
+    assert budget.take(LIMIT, Asker.PERSON).count == KEPT
 
 
 def test_the_share_grows_with_the_webhooks_that_come_and_shrinks_when_they_stop(
     budget: Budget, clock: VirtualClock
 ) -> None:
-    budget.take(40, webhook=True)  # eight a minute
-    assert budget.free() == LIMIT - 40 - 8
+    budget.take(40, Asker.WEBHOOK)  # eight a minute
+    assert budget.take(1, Asker.POLLER).left == LIMIT - 40 - 8 - 1
     clock.sleep(WINDOW + SLACK)
-    assert budget.free() == LIMIT - KEPT
+    assert budget.take(1, Asker.POLLER).left == LIMIT - KEPT - 1
 
 
-def test_the_share_is_at_most_a_quarter(control: Contested, clock: VirtualClock) -> None:
+def test_the_share_is_at_most_a_quarter_and_within_the_webhooks_half(
+    control: Contested, clock: VirtualClock
+) -> None:
     budget = Budget(control, 1000, clock)
-    budget.take(700, webhook=True)  # 140 a minute
-    assert budget.free() == 300 - 140
+    budget.take(200, Asker.WEBHOOK)  # forty a minute
+    assert budget.take(1, Asker.POLLER).left == 1000 - 200 - 40 - 1
+    budget.take(280, Asker.WEBHOOK)
+    assert budget.take(1, Asker.POLLER).left == 1000 - 480 - 20 - 2
     budget = Budget(control, 800, clock)
-    assert budget.take(1, webhook=True).left == 99
-    assert budget.free() == 0
+    budget.take(1, Asker.WEBHOOK)
+    assert budget.take(1, Asker.POLLER).count == 1
+
+
+def test_webhooks_leave_half_of_the_limit_to_those_who_look(
+    budget: Budget, clock: VirtualClock
+) -> None:
+    assert budget.take(LIMIT, Asker.WEBHOOK).count == 50
+    assert budget.take(1, Asker.WEBHOOK).count == 0
+    assert budget.take(LIMIT, Asker.POLLER).count == 50
+    clock.sleep(WINDOW + SLACK)
+    assert budget.take(70, Asker.POLLER).count == 70
+    assert budget.take(LIMIT, Asker.WEBHOOK).count == 30  # the half is used: nothing is wasted
 
 
 def test_less_urgent_work_leaves_a_part_of_the_limit_beside_the_share(budget: Budget) -> None:
-    assert budget.take(LIMIT, leave=0.5).count == LIMIT - KEPT - 50
-    assert budget.take(LIMIT, leave=0.1).count == 50 - 10
-    assert budget.take(LIMIT).count == 10
+    assert budget.take(LIMIT, Asker.POLLER, leave=0.5).count == LIMIT - KEPT - 50
+    assert budget.take(LIMIT, Asker.POLLER, leave=0.1).count == 50 - 10
+    assert budget.take(LIMIT, Asker.POLLER).count == 10
 
 
 # --- A grant
 
 
 def test_a_grant_that_has_run_out_is_not_used(budget: Budget, clock: VirtualClock) -> None:
-    grant = budget.take(1)
+    grant = budget.take(1, Asker.POLLER)
     clock.sleep(USE_WITHIN)
     assert budget.is_current(grant)
     clock.sleep(0.001)
@@ -178,7 +208,7 @@ def test_the_time_of_a_grant_begins_before_the_allowance_is_read(clock: VirtualC
             return super().read(name)
 
     budget = Budget(Slow(clock), LIMIT, clock)
-    grant = budget.take(1)
+    grant = budget.take(1, Asker.POLLER)
     clock.sleep(0.6)
     assert not budget.is_current(grant)
 
@@ -190,13 +220,13 @@ def test_a_429_closes_the_gate_for_every_function(
     budget: Budget, other: Budget, clock: VirtualClock
 ) -> None:
     budget.close(60)
-    grant = other.take(1, webhook=True)
+    grant = other.take(1, Asker.PERSON)
     assert (grant.count, grant.blocked_until) == (0, START + 60 + DATE_ERROR)
-    assert other.free() == 0
+    assert other.take(1, Asker.POLLER).count == 0
     clock.sleep(60 + DATE_ERROR - 1)
-    assert other.take(1, webhook=True).count == 0
+    assert other.take(1, Asker.PERSON).count == 0
     clock.sleep(1)
-    assert other.take(1, webhook=True).count == 1
+    assert other.take(1, Asker.PERSON).count == 1
 
 
 @pytest.mark.parametrize(
@@ -246,12 +276,12 @@ def test_a_change_that_loses_every_race_gives_up(budget: Budget, control: Contes
 def test_a_grant_from_before_a_429_is_not_used_after_it(
     budget: Budget, clock: VirtualClock
 ) -> None:
-    grant = budget.take(2)
+    grant = budget.take(2, Asker.POLLER)
     clock.sleep(0.5)
     budget.close(1)
     assert not budget.is_current(grant)
     clock.sleep(1 + DATE_ERROR)
-    assert budget.is_current(budget.take(1))
+    assert budget.is_current(budget.take(1, Asker.POLLER))
 
 
 # --- What Cloudflare counts
@@ -267,8 +297,8 @@ def test_the_last_tenth_of_what_the_account_has_left_is_never_taken(
     budget: Budget, other: Budget, remaining: int, granted: int
 ) -> None:
     heard(budget, remaining)
-    assert other.take(LIMIT, webhook=True).count == granted
-    assert other.take(LIMIT, webhook=True).count == 0
+    assert other.take(LIMIT, Asker.PERSON).count == granted
+    assert other.take(LIMIT, Asker.PERSON).count == 0
 
 
 def test_an_account_that_nobody_else_uses_lowers_nothing(
@@ -276,7 +306,7 @@ def test_an_account_that_nobody_else_uses_lowers_nothing(
 ) -> None:
     heard(budget, 1200)
     assert control.writes == 0
-    assert budget.take(LIMIT, webhook=True).count == LIMIT
+    assert budget.take(LIMIT, Asker.PERSON).count == LIMIT
 
 
 def test_nothing_is_read_when_nothing_was_heard(budget: Budget, control: Contested) -> None:
@@ -291,21 +321,21 @@ def test_of_several_answers_the_least_counts(budget: Budget) -> None:
     for remaining in (90, 20, 80):
         budget.observe(RateLimit(remaining, 60))
     budget.settle()
-    assert budget.take(LIMIT, webhook=True).count == 18
+    assert budget.take(LIMIT, Asker.PERSON).count == 18
 
 
 def test_others_leave_the_same_part_of_a_ceiling(budget: Budget) -> None:
     heard(budget, 50)
-    assert budget.free() == 45 - 45 * KEPT // LIMIT
-    assert budget.take(LIMIT, leave=0.5).count == 45 - 45 * (KEPT + 50) // LIMIT
+    assert budget.take(1, Asker.POLLER, leave=0.5).left == 45 - 45 * (KEPT + 50) // LIMIT - 1
+    assert budget.take(1, Asker.POLLER).left == 44 - 44 * KEPT // LIMIT - 1
 
 
 def test_newer_answers_raise_a_ceiling_and_lift_it(budget: Budget) -> None:
     heard(budget, 20)
     heard(budget, 60)
-    assert budget.take(10, webhook=True).left == 54 - 10
+    assert budget.take(10, Asker.PERSON).left == 54 - 10
     heard(budget, 1000)
-    assert budget.take(1, webhook=True).left == LIMIT - 11
+    assert budget.take(1, Asker.PERSON).left == LIMIT - 11
 
 
 def test_an_older_answer_can_only_lower_a_ceiling(
@@ -315,11 +345,11 @@ def test_an_older_answer_can_only_lower_a_ceiling(
     clock.sleep(9)
     heard(other, 20)
     budget.settle()
-    assert budget.take(1, webhook=True).left == 18 - 1
+    assert budget.take(1, Asker.PERSON).left == 18 - 1
     budget.observe(RateLimit(10, 60))
     clock.sleep(9)
     budget.settle()
-    assert budget.take(1, webhook=True).left == 9 - 1
+    assert budget.take(1, Asker.PERSON).left == 9 - 1
 
 
 def test_when_a_ceiling_has_run_out_one_request_finds_out_what_is_left(
@@ -327,18 +357,18 @@ def test_when_a_ceiling_has_run_out_one_request_finds_out_what_is_left(
 ) -> None:
     heard(budget, 40, reset=5)
     clock.sleep(5 + DATE_ERROR)
-    assert budget.take(16).count == 1
-    assert other.take(16, webhook=True).count == 0
+    assert budget.take(16, Asker.POLLER).count == 1
+    assert other.take(16, Asker.PERSON).count == 0
     clock.sleep(PROBE_SECONDS)  # its answer never came
-    assert other.take(16, webhook=True).count == 1
+    assert other.take(16, Asker.PERSON).count == 1
     heard(other, 1000)
-    assert budget.take(16).count == 16
+    assert budget.take(16, Asker.POLLER).count == 16
 
 
 def test_a_reset_in_the_far_future_is_not_believed(budget: Budget, clock: VirtualClock) -> None:
     heard(budget, 0, reset=1e9)
     clock.sleep(WINDOW + DATE_ERROR)
-    assert budget.take(1).count == 1
+    assert budget.take(1, Asker.POLLER).count == 1
 
 
 # --- The lease

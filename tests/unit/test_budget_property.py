@@ -26,6 +26,7 @@ from stream_downloads.budget import (
     CONNECT_WITHIN,
     USE_WITHIN,
     Allowance,
+    Asker,
     Budget,
     Grant,
 )
@@ -55,7 +56,7 @@ class Attempt:
     fraction: float
     function: int
     wanted: int
-    webhook: bool
+    asker: Asker
     retry_after: float | None  # Cloudflare answers 429
     delays: Delays
 
@@ -163,7 +164,7 @@ class World:
             # `take` in one go, with what it read then: all that happened in between has happened.
             function.record = record
             function.is_at(started)
-            grant = function.budget.take(attempt.wanted, webhook=attempt.webhook)
+            grant = function.budget.take(attempt.wanted, attempt.asker)
             if grant.count:
                 self._at(now + attempt.delays.until_send, lambda then: send(grant, now, then))
 
@@ -246,17 +247,16 @@ WHEN = st.sampled_from(
     list(itertools.product([0, 0, 0, 2, 4, 60, 302, 303, 304, 305, 306], [0.0, 0.99]))
 )
 WHAT = st.sampled_from(
-    list(
-        itertools.product([0, 1, 2], [1, 2, 4], [True, True, False], [None, None, 0.0, 5.0, 300.0])
-    )
+    list(itertools.product([0, 1, 2], [1, 2, 4], Asker, [None, None, 0.0, 5.0, 300.0]))
 )
 
 
 def attempt_of(
-    when: tuple[int, float], what: tuple[int, int, bool, float | None], delays: Delays
+    when: tuple[int, float], what: tuple[int, int, Asker, float | None], delays: Delays
 ) -> Attempt:
-    function, wanted, webhook, retry_after = what
-    return Attempt(*when, function, wanted, webhook, retry_after, delays)
+    seconds_later, fraction = when
+    function, wanted, asker, retry_after = what
+    return Attempt(seconds_later, fraction, function, wanted, asker, retry_after, delays)
 
 
 ATTEMPTS = st.builds(attempt_of, WHEN, WHAT, DELAYS)
@@ -264,7 +264,7 @@ ATTEMPTS = st.builds(attempt_of, WHEN, WHAT, DELAYS)
 EDGES = st.builds(
     attempt_of,
     st.sampled_from(list(itertools.product([0, 3, 4, 303, 304, 305, 306], [0.0, 0.99]))),
-    st.sampled_from(list(itertools.product([0, 1], [1, 4], [True], [None, 5.0]))),
+    st.sampled_from(list(itertools.product([0, 1], [1, 4], [Asker.PERSON], [None, 5.0]))),
     st.just(LATE) | st.just(EARLY),
 )
 SCHEDULES = st.builds(

@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from functions.receive_webhook.app import ALL_CREATES_SECONDS, CREATE_SECONDS
+from stream_downloads.budget import Asker
 from stream_downloads.credentials import SecretUnavailable
 from stream_downloads.download import Download, Status, Step
 from stream_downloads.observability import logger
@@ -34,7 +35,7 @@ def test_each_wanted_type_is_created_at_once() -> None:
 
 def test_without_allowance_the_intent_waits_for_the_poller() -> None:
     world = World(limit=10)
-    world.service.budget.take(10, webhook=True)
+    world.service.budget.take(10, Asker.PERSON)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from stream_downloads import download
-from stream_downloads.budget import Budget, Lease
+from stream_downloads.budget import Asker, Budget, Lease
 from stream_downloads.cloudflare import RateLimit
 from stream_downloads.download import DAY, Download, ErrorCode, Lane, Status, Step
 from stream_downloads.poller import (
@@ -340,7 +340,7 @@ def test_a_429_ends_the_run_and_nothing_is_sent_until_the_gate_opens() -> None:
     after_it = len(world.simulator.calls)
     assert after_it <= 16  # what was in flight
     assert world.poll(window=50.0).ended == "the gate is closed after a 429"
-    assert world.webhook_service.budget.take(1, webhook=True).count == 0
+    assert world.webhook_service.budget.take(1, Asker.PERSON).count == 0
     assert len(world.simulator.calls) == after_it
     world.clock.sleep(MINUTE + 3)
     settle(world)
@@ -568,7 +568,7 @@ def test_upkeep_leaves_half_of_the_limit() -> None:
     before = len(world.simulator.calls)
     world.poll()
     assert len(world.simulator.calls) - before == 40
-    assert world.service.budget.take(100).count == 100 - 2 - 40
+    assert world.service.budget.take(100, Asker.POLLER).count == 100 - 2 - 40
 
 
 def test_an_account_that_others_use_up_is_not_pushed_over_its_limit() -> None:
@@ -615,7 +615,7 @@ def test_the_ceiling_of_the_account_reaches_the_shared_budget() -> None:
     wanted(world)
     world.poll()
     other: Budget = world.webhook_service.budget
-    assert other.take(600, webhook=True).count == int(0.9 * 99)
+    assert other.take(600, Asker.PERSON).count == int(0.9 * 99)
     other.observe(RateLimit(1200, 0))
     other.settle()
-    assert other.take(600, webhook=True).count > 400
+    assert other.take(600, Asker.PERSON).count > 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from stream_downloads.budget import Asker
 from stream_downloads.cloudflare import RefusalKind, Refused
 from stream_downloads.observability import Metric, record
 from stream_downloads.table import iso_time
@@ -78,7 +79,7 @@ def _ask_once(service: Service, send: Send[Result_co], call: str, seconds: float
 def _take(service: Service) -> None:
     """Take leave for one request, from all that is left: somebody waits for the answer."""
     for _ in range(_TRIES):  # another function may have been first
-        grant = service.budget.take(1, webhook=True)
+        grant = service.budget.take(1, Asker.PERSON)
         if grant.count and service.budget.is_current(grant):
             return
         if not grant.left:

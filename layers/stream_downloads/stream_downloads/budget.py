@@ -17,10 +17,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from stream_downloads.cloudflare import RateLimit
     from stream_downloads.control import Control
@@ -46,6 +48,14 @@ NEWS_HOLDS: Final = 2.0
 _TRIES: Final = 20
 
 
+class Asker(Enum):
+    """Who asks for an allowance, and so what of it is left to others."""
+
+    PERSON = auto()  # somebody waits for the answer: takes whatever there is
+    WEBHOOK = auto()
+    POLLER = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What was granted lately, and what holds it back.
@@ -68,8 +78,8 @@ class Allowance:
     def parse(cls, value: Mapping[str, Any]) -> Allowance:
         """From the control record's value."""
         return cls(
-            webhooks={int(second): n for second, n in value.get("webhooks", {}).items()},
-            others={int(second): n for second, n in value.get("others", {}).items()},
+            webhooks=_unpacked(value.get("webhooks", ())),
+            others=_unpacked(value.get("others", ())),
             blocked_until=value.get("blocked_until", 0.0),
             ceiling=value.get("ceiling"),
             ceiling_until=value.get("ceiling_until", 0.0),
@@ -78,8 +88,8 @@ class Allowance:
     def as_value(self) -> dict[str, Any]:
         """For the control record."""
         return {
-            "webhooks": {str(second): n for second, n in self.webhooks.items()},
-            "others": {str(second): n for second, n in self.others.items()},
+            "webhooks": _packed(self.webhooks),
+            "others": _packed(self.others),
             "blocked_until": self.blocked_until,
             "ceiling": self.ceiling,
             "ceiling_until": self.ceiling_until,
@@ -111,27 +121,47 @@ class Allowance:
             free = min(free, ceiling - ceiling * kept // limit)
         return max(0, free)
 
-    def kept_for_webhooks(self, limit: int, now: float) -> int:
+    def kept_from(self, asker: Asker, limit: int, now: float) -> int:
+        """What this asker must leave to others."""
+        match asker:
+            case Asker.PERSON:
+                return 0
+            case Asker.WEBHOOK:
+                return self._kept_from_webhooks(limit, now)
+            case Asker.POLLER:
+                return self._kept_for_webhooks(limit, now)
+
+    def _kept_for_webhooks(self, limit: int, now: float) -> int:
         """What others must leave: a minute of webhooks at their present pace.
 
         So an unused share is not wasted: it shrinks to a fiftieth of the limit when no webhook
-        comes, and grows to a quarter when many do.
+        comes, and grows to a quarter when many do, or to what is left of the webhooks' half.
         """
-        pace = sum(self.at(now).webhooks.values()) * 60 / WINDOW
-        return math.ceil(min(limit / 4, max(limit / 50, pace)))
+        used = sum(self.at(now).webhooks.values())
+        pace = used * 60 / WINDOW
+        kept = math.ceil(min(limit / 4, max(limit / 50, pace)))
+        return max(0, min(kept, limit - limit // 2 - used))
 
-    def grant(self, count: int, now: float, *, webhook: bool) -> Allowance:
+    def _kept_from_webhooks(self, limit: int, now: float) -> int:
+        """What webhooks must leave: what others have not used yet of half the limit.
+
+        Else more webhooks than the limit allows would take all of it for creates, and nothing
+        that was created would ever be looked at. The poller makes the creates that they leave.
+        """
+        return max(0, limit // 2 - sum(self.at(now).others.values()))
+
+    def grant(self, count: int, now: float, asker: Asker) -> Allowance:
         """With that many requests entered under this second."""
         current = self.at(now)
         second = self._second(now)
-        granted = current.webhooks if webhook else current.others
+        granted = current.webhooks if asker is Asker.WEBHOOK else current.others
         granted = {**granted, second: granted.get(second, 0) + count}
         if self.ceiling is not None:
             known = now < self.ceiling_until
             until = self.ceiling_until if known else now + PROBE_SECONDS
             left = max(0, self.ceiling - count) if known else 0
             current = replace(current, ceiling=left, ceiling_until=until)
-        if webhook:
+        if asker is Asker.WEBHOOK:
             return replace(current, webhooks=granted)
         return replace(current, others=granted)
 
@@ -189,14 +219,13 @@ class Budget:
         self._heard: tuple[RateLimit, float] | None = None
         self._closed_at: float | None = None
 
-    def take(self, wanted: int, *, webhook: bool = False, leave: float = 0.0) -> Grant:
+    def take(self, wanted: int, asker: Asker, *, leave: float = 0.0) -> Grant:
         """Ask for leave to send up to ``wanted`` requests; nothing waits, and less may come.
 
         Args:
             wanted: how many, at least 1.
-            webhook: whether this is a webhook, which may use the share that others leave.
-            leave: the part of the limit, 0 to 1, that this kind of work leaves to others, beside
-                the webhooks' share.
+            asker: who asks.
+            leave: the part of the limit, 0 to 1, that this kind of work leaves to others beside.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
@@ -204,23 +233,16 @@ class Budget:
         started = self._monotonic()
         record = self._control.read(self.NAME)
         allowance = Allowance.parse(record.value)
-        kept = 0 if webhook else self._kept(allowance, record.now, leave)
+        kept = allowance.kept_from(asker, self._limit, record.now) + math.ceil(leave * self._limit)
         free = allowance.free(self._limit, record.now, kept=kept)
         count = min(wanted, free)
         blocked_until = allowance.blocked_until if record.now < allowance.blocked_until else 0.0
         if count == 0:
             return Grant(0, left=free, blocked_until=blocked_until)
-        granted = allowance.grant(count, record.now, webhook=webhook)
+        granted = allowance.grant(count, record.now, asker)
         if not self._control.write(self.NAME, granted.as_value(), record.version):
             return Grant(0, left=free)
         return Grant(count, use_by=started + USE_WITHIN, left=free - count)
-
-    def free(self) -> int:
-        """How many requests those who are no webhook could be granted now."""
-        record = self._control.read(self.NAME)
-        allowance = Allowance.parse(record.value)
-        kept = self._kept(allowance, record.now, 0.0)
-        return allowance.free(self._limit, record.now, kept=kept)
 
     def is_current(self, grant: Grant) -> bool:
         """Whether a request under this grant may still leave: in time, and no 429 since."""
@@ -264,9 +286,6 @@ class Budget:
             "blocked_until": allowance.blocked_until if blocked else None,
         }
 
-    def _kept(self, allowance: Allowance, now: float, leave: float) -> int:
-        return allowance.kept_for_webhooks(self._limit, now) + math.ceil(leave * self._limit)
-
     def _change(self, change: Callable[[Allowance, float], Allowance]) -> None:
         for _ in range(_TRIES):
             record = self._control.read(self.NAME)
@@ -303,3 +322,20 @@ class Lease:
             return False
         value = {"owner": self._owner, "until": record.now + seconds}
         return self._control.write(self._name, value, record.version)
+
+
+def _packed(granted: Mapping[int, int]) -> list[int]:
+    """Seconds and counts in turn, each second as the distance from the one before.
+
+    DynamoDB charges for each KiB that a write carries: in full, five minutes of seconds are nine.
+    """
+    packed, before = [], 0
+    for second, count in sorted(granted.items()):
+        packed += [second - before, count]
+        before = second
+    return packed
+
+
+def _unpacked(packed: Sequence[int]) -> dict[int, int]:
+    """What ``_packed`` packed."""
+    return dict(zip(accumulate(packed[::2]), packed[1::2], strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads.advance import Outcome, Verdict
-from stream_downloads.budget import Lease
+from stream_downloads.budget import Asker, Lease
 from stream_downloads.download import UPKEEP_QUEUE, Lane, Status, Step, queue_name
 from stream_downloads.observability import Metric, described, logger, record
 from stream_downloads.schedule import PACE, Pace, plan
@@ -170,7 +170,7 @@ class Poller:
         worked = False
         while jobs and self._clock() - now < LOOK_AGAIN_AFTER:
             self._check_time()
-            grant = self._service.budget.take(min(BATCH, len(jobs)), leave=leave)
+            grant = self._service.budget.take(min(BATCH, len(jobs)), Asker.POLLER, leave=leave)
             if grant.blocked_until:
                 raise Stop("the gate is closed after a 429")
             if not grant.count:
