@@ -191,6 +191,21 @@ def reconcile(stage: Stage) -> list[Webhook]:
     return []
 
 
+def backfill_begun(stage: Stage) -> None:
+    """Three videos too old for the hourly look, and a backfill whose first run had no time."""
+    for _ in range(3):
+        stage.simulator.upload(webhook_delays=())
+    stage.clock.sleep(3 * 86_400)
+    stage.reconcile(since=stage.clock() - 4 * 86_400, seconds=1.0)
+
+
+def backfill(stage: Stage) -> list[Webhook]:
+    """The next hourly run takes the backfill up."""
+    stage.clock.sleep(3600)
+    stage.reconcile()
+    return []
+
+
 def signing_secret_rotates(stage: Stage) -> list[Webhook]:
     """Cloudflare signs with a new secret: registered anew, and a webhook before and after."""
     ready_downloads(stage)
@@ -244,6 +259,7 @@ SCENARIOS = {
     ),
     "drift": Scenario(download_that_vanished, drift),
     "reconcile page": Scenario(library_without_webhooks, reconcile),
+    "backfill page": Scenario(backfill_begun, backfill),
     "signing secret rotates": Scenario(nothing, signing_secret_rotates),
     "API token rotates": Scenario(nothing, api_token_rotates),
 }

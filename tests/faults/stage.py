@@ -51,6 +51,7 @@ SIGNING_SECRET = REFERENCES["WebhookSecret.Id"]
 
 # The functions' timeouts in the template, and for a webhook what Cloudflare has to wait at most.
 RECEIVE_SECONDS, POLL_SECONDS, RECONCILE_SECONDS, MANAGE_SECONDS = 10.0, 80.0, 600.0, 30.0
+LOOKBACK_SECONDS = 48 * 3600.0  # of a reconciliation: the template's default
 
 # With these an invocation may end when what it needs is out of order; the next one goes on.
 FORESEEN = (
@@ -345,15 +346,15 @@ class Stage:
             ).run(window),
         )
 
-    def reconcile(self, since: float | None = None, lookback: float = 48 * 3600.0) -> None:
-        """One reconciliation."""
-        ends_at = self.clock() + RECONCILE_SECONDS
+    def reconcile(self, since: float | None = None, seconds: float = RECONCILE_SECONDS) -> None:
+        """One reconciliation; ``seconds`` is the time that it has."""
+        ends_at = self.clock() + seconds
         self._invoke(
             "reconcile",
             RECONCILE_SECONDS,
             lambda function: reconcile_library.Run(
                 function.service, lambda: ends_at - self.clock(), map
-            ).reconcile(lookback, since),
+            ).reconcile(LOOKBACK_SECONDS, since),
         )
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
