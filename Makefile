@@ -14,7 +14,7 @@ export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos broken fuzz format bench build deploy undeploy lock clean
+.PHONY: help demo test check chaos broken fuzz load format bench build deploy undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -25,7 +25,7 @@ demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator
 test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit, integration and end-to-end tests, with coverage
 	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered \
 		tests/unit tests/integration tests/faults
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup tests/e2e
+	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, template, known vulnerabilities
 	ruff check .
@@ -35,7 +35,7 @@ check: $(VENV)/installed ## lint, format, types, template, known vulnerabilities
 	sam validate --lint --template template.yaml
 	$(PYTHON) -m tests.audit
 
-chaos fuzz: export PYTHONPATH := .:layers/stream_downloads
+chaos fuzz load bench: export PYTHONPATH := .:layers/stream_downloads
 chaos: $(VENV)/installed ## a week of 10,000 videos with three of ten requests faulty, in minutes
 	$(PYTHON) -m tests.faults.chaos $(CHAOS)
 
@@ -47,13 +47,16 @@ fuzz: $(VENV)/installed ## search ten minutes for an input that the webhook is n
 	uv run --quiet --isolated --no-project --with-requirements tests/requirements/fuzz.txt \
 		python -m tests.faults.fuzz $(FUZZ)
 
+load: $(VENV)/installed $(EMULATOR_VENV)/installed ## sixteen clients send webhooks for half a minute, amid a flood of others
+	$(PYTHON) -m tests.bench.load $(LOAD)
+
 format: $(VENV)/installed ## put the code into shape
 	ruff check --fix .
 	ruff format .
 
 bench: build ## measure the cold start, and the scheduling next to a minute poller (PLOT=file.png draws it)
 	$(PYTHON) -m tests.bench.cold_start
-	PYTHONPATH=layers/stream_downloads $(PYTHON) -m tests.bench $(if $(PLOT),--plot $(PLOT))
+	$(PYTHON) -m tests.bench $(if $(PLOT),--plot $(PLOT))
 
 build: $(VENV)/installed ## build the functions and the layer into .aws-sam/
 	sam build

@@ -6,7 +6,6 @@ import os
 import signal
 
 import moto.core.models  # noqa: F401 - what moto stands in for are the clients made after this
-import pytest
 
 from tests.leaks import pytest_runtest_makereport
 from tests.template import environment
@@ -28,12 +27,3 @@ os.environ |= environment() | {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares a deployment in one process, when there are several (see the Makefile)."""
-    for item in items:
-        if "tests/e2e/" in item.nodeid:
-            of_its_own = item.path.stem in ("test_demo", "test_guard")
-            group = item.path.stem if of_its_own else "deployment"
-            item.add_marker(pytest.mark.xdist_group(group))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ class Stack:
         return content, answer["ResponseMetadata"]["RequestId"]
 
 
+@cache
 def client(service: str, endpoint: str) -> Any:
     """Return a boto3 client for a service of the emulator at ``endpoint``."""
     return boto3.client(

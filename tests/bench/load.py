@@ -1,6 +1,6 @@
 """Signed webhooks from many clients at once, and a flood of others: no 5xx, no lost intent.
 
-The real template on the emulator: ``python -m tests.bench.load``. The latency is that of the
+The real template on the emulator: ``make load``. The latency is that of the
 emulator, which runs every function on this machine.
 """
 

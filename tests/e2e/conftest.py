@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.deployment import build
 from tests.e2e.deployed import ACCOUNT, Deployed, deployed_on
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 
 BY_TOKEN = {"api_token": ACCOUNT.api_token}
 BY_KEY = {"api_email": ACCOUNT.api_email, "api_key": ACCOUNT.api_key}
+
+
+class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # it is untyped
+    """Keeps what shares a deployment in one process, when there are several."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if "test_demo.py" in nodeid:
+            return "demo"
+        return "guarded stack" if "[guarded" in nodeid else "plain stack"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByDeployment:
+    """Have pytest-xdist go by deployment (https://pytest-xdist.readthedocs.io)."""
+    return ByDeployment(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -60,22 +75,14 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
         yield deployed
 
 
-@pytest.fixture
-def plain(plain_stack: Deployed) -> Deployed:
-    """The plain stack, with its whole request allowance."""
-    plain_stack.pass_five_minutes()
-    return plain_stack
-
-
-@pytest.fixture
-def guarded(guarded_stack: Deployed) -> Deployed:
-    """The guarded stack, with its whole request allowance."""
-    guarded_stack.pass_five_minutes()
-    return guarded_stack
-
-
-@pytest.fixture(params=["plain", "guarded"])
-def either(request: pytest.FixtureRequest) -> Deployed:
-    """One stack, then the other."""
-    deployed: Deployed = request.getfixturevalue(request.param)
+def with_its_whole_allowance(request: pytest.FixtureRequest) -> Deployed:
+    """The stack that is asked for, as if it had sent no request for long."""
+    deployed: Deployed = request.getfixturevalue(f"{request.param}_stack")
+    deployed.pass_five_minutes()
     return deployed
+
+
+# The parameter is in the test's name, by which tests are divided among processes.
+plain = pytest.fixture(with_its_whole_allowance, params=["plain"], name="plain")
+guarded = pytest.fixture(with_its_whole_allowance, params=["guarded"], name="guarded")
+either = pytest.fixture(with_its_whole_allowance, params=["plain", "guarded"], name="either")

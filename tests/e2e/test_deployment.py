@@ -17,9 +17,9 @@ def test_every_output_of_the_template_has_a_value(plain: Deployed) -> None:
     assert plain.stack.outputs.keys() == template()["Outputs"].keys()
 
 
-def test_the_webhook_secret_is_random_from_the_start(plain: Deployed, guarded: Deployed) -> None:
-    assert len(plain.first_secret) == len(guarded.first_secret) == 64
-    assert plain.first_secret != guarded.first_secret
+def test_the_webhook_secret_is_random_from_the_start(either: Deployed) -> None:
+    assert len(either.first_secret) == 64
+    assert len(set(either.first_secret)) > 20
 
 
 def test_every_function_logs_to_a_group_with_retention(plain: Deployed) -> None:

@@ -14,8 +14,8 @@ import pytest
 from tests.e2e.deployed import DAY, Deployed, eventually
 from tests.simulator import unreliable
 
-OLD_VIDEOS: Final = 2_920
-NEW_VIDEOS: Final = 80
+OLD_VIDEOS: Final = 2_960
+NEW_VIDEOS: Final = 40
 REQUEST_LIMIT: Final = 600  # the template's default
 
 

@@ -1,6 +1,7 @@
 """The proof of the tests: breaks the code in many ways, one by one, and sees each one caught.
 
-    python -m tests.faults.broken_builds [NAME …]
+    make broken                                        all of them
+    python -m tests.faults.broken_builds "NAME" …      some
 
 Each break is made in a copy of the repository; the part of the suite that has to notice runs
 there, and stops at the first test that fails. Unbroken, the same tests must pass. Ends with 1 if

@@ -1,6 +1,7 @@
 """A week of chaos in virtual time: ten thousand videos, and three of ten requests go wrong.
 
-    python -m tests.faults.chaos [--videos 10000] [--share 0.3] [--days 7] [--seed N]
+    make chaos
+    make chaos CHAOS="--videos 1000 --share 0.5 --days 2 --seed 7"
 
 Webhooks are lost, sent twice, late and out of order; functions are killed in the middle, and
 overlap; downloads fail, vanish, and are deleted by hand. Every invariant is checked all the time.
