@@ -12,7 +12,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.deployment import build
-from tests.e2e.deployed import ACCOUNT, Deployed, deployed_on
+from tests.e2e.deployed import ACCOUNT, ALARM_TOPIC, Deployed, deployed_on
 from tests.emulator import Emulator, emulator
 
 if TYPE_CHECKING:
@@ -62,11 +62,14 @@ def plain_stack(plain_emulator: Emulator, built_template: Path) -> Iterator[Depl
 def guarded_stack(built_template: Path) -> Iterator[Deployed]:
     """The same with IAM enforced: both downloads of a video, which are kept for a day."""
     parameters = {
+        "AlarmTopicArn": ALARM_TOPIC,
         "CloudflareRequestLimit": "1000",
         "DownloadTypes": "default,audio",
         "PollWindowSeconds": "2",
         "ReconcileLookbackHours": "24",
         "RetentionDays": "1",
+        "SnapStart": "PublishedVersions",
+        "WebhookConcurrency": "20",
     }
     with (
         emulator(enforce_iam=True) as running,

@@ -24,6 +24,7 @@ Item = Mapping[str, Any]
 Found = TypeVar("Found")
 
 ACCOUNT: Final = Settings(account_id="023e105f4ecef8ad9ca31a8372d0c353")
+ALARM_TOPIC: Final = "arn:aws:sns:us-east-1:000000000000:alarms"
 
 DAY: Final = 86_400.0
 # What the row remembers of time, in seconds: with all of them earlier, so much time has passed.

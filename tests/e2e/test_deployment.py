@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.e2e.deployed import ALARM_TOPIC
 from tests.template import template
 
 if TYPE_CHECKING:
@@ -20,6 +21,36 @@ def test_every_output_of_the_template_has_a_value(plain: Deployed) -> None:
 def test_the_webhook_secret_is_random_from_the_start(either: Deployed) -> None:
     assert len(either.first_secret) == 64
     assert len(set(either.first_secret)) > 20
+
+
+def test_a_published_version_receives_webhooks(plain: Deployed) -> None:
+    assert snap_start(plain) == {"ApplyOn": "None", "OptimizationStatus": "Off"}
+
+
+def test_a_snapshot_receives_webhooks_where_it_is_wanted(guarded: Deployed) -> None:
+    assert snap_start(guarded) == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}
+    guarded.upload_and_hear()
+
+
+def snap_start(deployed: Deployed) -> object:
+    functions = deployed.stack.client("lambda")
+    name = deployed.stack.physical_id("ReceiveWebhookFunction")
+    version = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
+    assert version.isdecimal()
+    return functions.get_function_configuration(FunctionName=name, Qualifier=version)["SnapStart"]
+
+
+def test_alarms_tell_the_topic_if_there_is_one(plain: Deployed) -> None:
+    assert alarm_actions(plain) == [[]] * 11
+
+
+def test_every_alarm_tells_the_topic(guarded: Deployed) -> None:
+    assert alarm_actions(guarded) == [[ALARM_TOPIC]] * 11
+
+
+def alarm_actions(deployed: Deployed) -> list[list[str]]:
+    alarms = deployed.stack.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    return [alarm["AlarmActions"] for alarm in alarms]
 
 
 def test_every_function_logs_to_a_group_with_retention(plain: Deployed) -> None:

@@ -149,6 +149,15 @@ def test_only_a_poll_that_is_missing_is_alarming() -> None:
     assert schedule["ScheduleExpression"] == "rate(1 minute)"
 
 
+def test_webhooks_reserve_concurrency_only_where_there_is_some() -> None:
+    wanted = FUNCTIONS["ReceiveWebhookFunction"]["ReservedConcurrentExecutions"]["If"]
+    nothing = {"Ref": "AWS::NoValue"}
+    assert wanted == ["ReservesConcurrency", {"Ref": "WebhookConcurrency"}, nothing]
+    condition = template()["Conditions"]["ReservesConcurrency"]
+    assert condition == {"Not": [{"Equals": [{"Ref": "WebhookConcurrency"}, "none"]}]}
+    assert template()["Parameters"]["WebhookConcurrency"]["Default"] == "none"
+
+
 @pytest.mark.parametrize("name", ALARMS)
 def test_the_runbook_has_every_alarm(name: str) -> None:
     runbook = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Runbook\n")[2]
