@@ -128,7 +128,7 @@ def link(service: Service, command: LinkCommand) -> dict[str, Any]:
         status = row.status if row else "unknown"
         raise BadRequest(f"Only a ready download has a link; the status of this one is {status}")
     private = row.requires_signed_url
-    if private is None:
+    if not private:  # its owner may have made it private since the row was written
         send = partial(service.stream.get_video, row.video_uid)
         private = ask(service, send, "get_video").require_signed_urls
     url, expires_at = row.url, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -227,6 +227,23 @@ def test_the_readmes_partiql_gives_the_downloads_of_a_video(plain: Deployed, rea
     )
     (item,) = answer["Items"]
     assert unmarshalled(item) == {name: ready[name] for name in ("download_type", "status", "url")}
+
+
+def test_the_readmes_python_reads_urls(
+    plain: Deployed, ready: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = re.search(
+        "```python\n(import boto3\n.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
+    )
+    assert found
+    monkeypatch.setenv("AWS_ENDPOINT_URL", plain.stack.endpoint)
+    readme: dict[str, Any] = {}
+    exec(found[1], readme)  # noqa: S102
+    table = plain.stack.outputs["DownloadsTableName"]
+    assert readme["url_of"](table, ready["video_uid"]) == ready["url"]
+    assert readme["url_of"](table, "0" * 32) is None
+    since = list(readme["ready_since"](table, ready["updated_at"]))
+    assert ready["url"] in [item["url"] for item in since]
 
 
 def test_what_became_ready_since_a_time_is_found_by_the_index(plain: Deployed, ready: Item) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -197,6 +198,17 @@ def test_a_video_not_known_to_be_public_is_looked_up_before_it_is_linked(world: 
     uid = world.simulator.upload(private=True, webhook_delays=())
     manage(world, action="request", video_uid=uid)
     follow(world)
+    url = manage(world, action="link", video_uid=uid)["url"]
+    assert world.simulator.fetch(url) == 200
+
+
+def test_a_video_that_was_made_private_after_its_webhook_gets_a_link_that_works(
+    world: World,
+) -> None:
+    uid = ready_video(world)
+    video = world.simulator.videos[uid]
+    video.upload = replace(video.upload, private=True)
+    assert world.simulator.fetch(world.downloads.rows[uid, DEFAULT].url or "") == 401
     url = manage(world, action="link", video_uid=uid)["url"]
     assert world.simulator.fetch(url) == 200
 
