@@ -6,6 +6,7 @@ do only what its role allows. Between them they have a value for every parameter
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 from tests.deployment import build
 from tests.e2e.deployed import ACCOUNT, ALARM_TOPIC, Deployed, deployed_on
 from tests.emulator import Emulator, emulator
+from tests.leaks import leak_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +58,7 @@ def plain_stack(plain_emulator: Emulator, built_template: Path) -> Iterator[Depl
     parameters = {"PollWindowSeconds": "0"}
     with deployed_on(plain_emulator, built_template, BY_TOKEN, parameters) as deployed:
         yield deployed
+        shows_no_secret(deployed)
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +79,16 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
         deployed_on(running, built_template, BY_KEY, parameters) as deployed,
     ):
         yield deployed
+        shows_no_secret(deployed)
+
+
+def shows_no_secret(deployed: Deployed) -> None:
+    """Fail if a secret is in any line that was logged, or in any row, in the life of a stack."""
+    lines = [*deployed.log_lines(), json.dumps([*deployed.rows().values()], default=str)]
+    assert len(lines) > 10
+    shown = "\n".join(lines)
+    assert deployed.first_secret not in shown
+    assert leak_in(shown) is None
 
 
 def with_its_whole_allowance(request: pytest.FixtureRequest) -> Deployed:

@@ -193,6 +193,18 @@ class Deployed:
         ]
         return {(item["video_uid"], item["download_type"]): item for item in items}
 
+    def log_lines(self) -> list[str]:
+        """Every line that any function has logged, metrics and Lambda's own lines among them."""
+        logs = self.stack.client("logs")
+        return [
+            event["message"]
+            for group in logs.describe_log_groups()["logGroups"]
+            for page in logs.get_paginator("filter_log_events").paginate(
+                logGroupName=group["logGroupName"]
+            )
+            for event in page["events"]
+        ]
+
     def pass_time(self, uid: str, kind: str = "default", *, seconds: float) -> None:
         """Let time pass for one row alone."""
         row = self.row(uid, kind)
