@@ -22,9 +22,9 @@ help: ## say what each target does
 demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator and watch videos become URLs
 	@$(PYTHON) -m tests.demo
 
-test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit, integration and end-to-end tests, with coverage
-	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered \
-		tests/unit tests/integration tests/faults
+test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit and integration tests with coverage, faults, end to end
+	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	$(PYTHON) -m pytest --numprocesses 2 tests/faults
 	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, template, known vulnerabilities
