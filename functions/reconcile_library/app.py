@@ -106,7 +106,12 @@ class Run:
                 raise OutOfTime
             start = iso_time(walk.start)
             send = partial(self.service.stream.list_videos, start=start, limit=PAGE)
-            new = walk.take(ask(self.service, send, "list_videos", LISTING_SECONDS))
+            page = ask(self.service, send, "list_videos", LISTING_SECONDS)
+            if unusable := page.listed - len(page.videos):
+                logger.error(
+                    "Cloudflare lists videos without a usable uid", extra={"videos": unusable}
+                )
+            new = walk.take(page)
             types = self.service.download_types
             now = self.service.clock()
             recorded = record_page(self.service.downloads, new, types, lane, now, self.in_parallel)

@@ -95,7 +95,7 @@ def test_a_download_is_created_followed_and_deleted(
 def test_the_other_calls_work_too(client: StreamClient, simulator: StreamSimulator) -> None:
     uid = simulator.upload(name="a clip.mp4", private=True, duration_seconds=12.5)
     assert client.get_video(uid, seconds=5).duration_seconds == 12.5
-    (video,) = client.list_videos(start="2020-01-01T00:00:00Z", seconds=5)
+    (video,) = client.list_videos(start="2020-01-01T00:00:00Z", seconds=5).videos
     assert (video.uid, video.name, video.require_signed_urls) == (uid, "a clip.mp4", True)
     assert client.create_token(uid, expires_at=int(time.time()) + 60, seconds=5)
     assert client.get_webhook(seconds=5) is None
@@ -115,7 +115,7 @@ def test_an_email_and_a_key_are_let_in(server: SimulatorServer) -> None:
             "X-Auth-Key": settings.api_key,
         },
     )
-    assert client.list_videos(seconds=5) == []
+    assert client.list_videos(seconds=5).videos == []
 
 
 def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
@@ -326,7 +326,7 @@ def test_the_next_address_is_tried_if_one_fails(
         return connected
 
     monkeypatch.setattr("socket.create_connection", connection)
-    assert client.list_videos(seconds=5) == []
+    assert client.list_videos(seconds=5).videos == []
     assert tried == ["127.0.0.2", "127.0.0.1"]
 
 

@@ -13,6 +13,7 @@ from stream_downloads.budget import Lease
 from stream_downloads.download import DownloadType, Lane, Status
 from stream_downloads.reconcile import PAGE, TooManyAtOnce
 from tests.simulator import Fault
+from tests.simulator.videos import Video
 from tests.world import World
 
 HOUR = 3600.0
@@ -118,6 +119,27 @@ def test_a_backfill_loses_nothing_across_the_borders_of_pages(*, inclusive: bool
     assert reconcile(world, start)["backfill"] is None
     assert videos_with_rows(world) == set(uids)
     assert {row.lane for row in world.downloads.rows.values()} == {Lane.BACKFILL}
+
+
+def test_a_video_that_is_listed_in_another_shape_hides_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = world.clock()
+    uids = upload(world, PAGE + 2, apart=1.0)
+    world.clock.now += 72 * HOUR
+    spoil: dict[str, dict[str, Any]] = {
+        uids[0]: {"uid": "../x"},
+        uids[1]: {"created": None},
+        uids[PAGE - 1]: {"created": ""},
+    }
+    listed = Video.listed
+
+    def listed_badly(video: Video, now: float) -> dict[str, Any]:
+        return listed(video, now) | spoil.get(video.uid, {})
+
+    monkeypatch.setattr(Video, "listed", listed_badly)
+    assert reconcile(world, start)["backfill"] is None
+    assert videos_with_rows(world) == set(uids[1:])
 
 
 def test_a_page_that_is_all_one_instant_fails_loudly(world: World) -> None:

@@ -76,6 +76,17 @@ class Video(NamedTuple):
     ready_at: str | None = None
 
 
+class VideoPage(NamedTuple):
+    """Part of the library.
+
+    ``listed`` is how many videos Cloudflare listed, ``videos`` those of them that have a usable
+    uid: without one, nothing can be asked about a video.
+    """
+
+    videos: list[Video]
+    listed: int
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookSubscription:
     """The account's one webhook subscription, with the secret that signs its events."""
@@ -282,7 +293,7 @@ class StreamClient:
         ascending: bool = True,
         limit: int = 1000,
         seconds: float,
-    ) -> list[Video]:
+    ) -> VideoPage:
         """Up to ``limit`` videos (at most 1000) that were created from ``start`` to ``end``.
 
         The times are RFC 3339. There is no cursor, and whether the bounds belong to the range is
@@ -298,7 +309,7 @@ class StreamClient:
             "GET",
             f"/stream?{urlencode(query)}",
             "list videos",
-            _videos,
+            _video_page,
             seconds=seconds,
             max_bytes=self.MAX_LISTING_BYTES,
         )
@@ -618,10 +629,16 @@ def _video(result: object) -> Video:
     )
 
 
-def _videos(result: object) -> list[Video]:
+def _video_page(result: object) -> VideoPage:
     if not isinstance(result, list):
         raise _Defect(f"its result is {_kind_of(result)}, not a list")
-    return [_video(entry) for entry in result]
+    videos = []
+    for entry in result:
+        try:
+            videos.append(_video(entry))
+        except _Defect:  # one bad video hides no other
+            continue
+    return VideoPage(videos, len(result))
 
 
 def _token(result: object) -> str:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stream_downloads import intents
 from stream_downloads.advance import facts_of
 from stream_downloads.download import Download, DownloadType, Lane
+from stream_downloads.table import iso_time
 
 if TYPE_CHECKING:
-    from stream_downloads.cloudflare import Video
+    from stream_downloads.cloudflare import Video, VideoPage
     from stream_downloads.table import Downloads
 
 PAGE: Final = 1000
@@ -47,24 +48,25 @@ class Walk:
     seen: set[str] = field(default_factory=set)
     done: bool = False
 
-    def take(self, page: Sequence[Video]) -> list[Video]:
+    def take(self, page: VideoPage) -> list[Video]:
         """Go past a page; the videos of it that were not seen before.
 
         Raises:
             TooManyAtOnce: a full page holds nothing new, so that what lies behind it cannot be
                 reached.
         """
-        new = [video for video in page if video.uid not in self.seen]
-        if len(page) < PAGE:
+        new = [video for video in page.videos if video.uid not in self.seen]
+        if page.listed < PAGE:
             self.done = True
         elif not new:
             raise TooManyAtOnce(
-                f"Over {PAGE} videos were created within a second of {page[-1].created}, and"
+                f"Over {PAGE} videos were created within a second of {iso_time(self.start)}, and"
                 " Cloudflare lists no more at a time: request the downloads of these one by one."
             )
-        if page:
-            self.start = max(self.start, _created(page[-1]) - OVERLAP_SECONDS)
-        self.seen = {video.uid for video in page if _created(video) >= self.start}
+        created = {video.uid: _time(video.created) for video in page.videos}
+        latest = max((time for time in created.values() if time is not None), default=self.start)
+        self.start = max(self.start, latest - OVERLAP_SECONDS)
+        self.seen = {uid for uid, time in created.items() if time is None or time >= self.start}
         return new
 
 
@@ -126,16 +128,20 @@ def record_page(
         video
         for video in opened
         if not any((video.uid, kind) in settled for kind in download_types)
-        and now - _ready(video) > WEBHOOK_TAKES_AT_MOST
+        and now - _ready_at(video, now) > WEBHOOK_TAKES_AT_MOST
     ]
     return Recorded(len(opened), len(missed))
 
 
-def _created(video: Video) -> float:
-    return datetime.fromisoformat(video.created).timestamp()
-
-
-def _ready(video: Video) -> float:
+def _ready_at(video: Video, otherwise: float) -> float:
     # https://developers.cloudflare.com/api/resources/stream/ names readyToStreamAt, but older
     # videos may lack it.
-    return datetime.fromisoformat(video.ready_at or video.created).timestamp()
+    return _time(video.ready_at) or _time(video.created) or otherwise
+
+
+def _time(text: str | None) -> float | None:
+    """Seconds since the epoch, None for what is no time."""
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
