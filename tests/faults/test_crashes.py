@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import pytest
 
@@ -18,9 +19,10 @@ def test_whatever_happens_to_any_call_every_invariant_holds(
 ) -> None:
     scenario = SCENARIOS[name]
     plans = list(every_plan(scenario))
-    failures = [failure for plan in plans for failure in tried(scenario, plan)]
+    # A few tell enough, and what never recovers takes its time.
+    failures = list(islice((failure for plan in plans for failure in tried(scenario, plan)), 5))
+    assert not failures, "\n".join(failures)
     count_crash_points(len(plans))
-    assert not failures, f"{len(failures)} of {len(plans)}:\n" + "\n".join(failures[:5])
 
 
 def every_plan(scenario: Scenario) -> Iterator[Plan]:
