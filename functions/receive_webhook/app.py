@@ -103,6 +103,8 @@ def create_at_once(service: Service, rows: list[Download]) -> None:
     try:
         pace = service.pace()
         for row in rows:
+            if (row.due_at or 0.0) > service.clock():
+                continue
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
             if seconds <= 0:
                 return

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.receive_webhook import app
+from stream_downloads import download
 from stream_downloads.credentials import SigningSecrets
-from stream_downloads.download import DownloadType, Status
+from stream_downloads.download import DownloadType, Lane, Status, Step
 from stream_downloads.observability import logger
 from stream_downloads.service import Service
 from tests.events import VIDEO_UID, LambdaContext, signed_event, video_event
@@ -87,6 +88,33 @@ def test_each_wanted_type_is_created(
     assert send(webhook(video_event(uid=video))) == 200
     assert [row.status for row in service.downloads.of_video(video)] == [Status.INPROGRESS] * 2
     assert simulator.counts() == {"create download": 2}
+
+
+def test_what_a_backfill_found_first_is_created_at_once(
+    simulator: StreamSimulator, service: Service, video: str
+) -> None:
+    now = service.clock()
+    service.downloads.add(
+        download.request(video, DownloadType.DEFAULT, now - 60, lane=Lane.BACKFILL)
+    )
+    assert send(webhook(video_event(uid=video))) == 200
+    row = service.downloads.get(video, DownloadType.DEFAULT)
+    assert row is not None
+    assert (row.status, row.lane) == (Status.INPROGRESS, Lane.LIVE)
+    assert simulator.counts() == {"create download": 1}
+
+
+def test_nothing_is_asked_before_it_is_due(
+    simulator: StreamSimulator, service: Service, video: str
+) -> None:
+    now = service.clock()
+    row = download.request(video, DownloadType.DEFAULT, now, lane=Lane.BACKFILL)
+    service.downloads.add(download.create_sent(row, now))
+    assert send(webhook(video_event(uid=video))) == 200
+    there = service.downloads.get(video, DownloadType.DEFAULT)
+    assert there is not None
+    assert (there.step, there.lane) == (Step.LIST, Lane.LIVE)
+    assert simulator.counts() == {}
 
 
 def test_a_redelivered_webhook_changes_nothing(

@@ -203,6 +203,24 @@ def test_a_request_opens_what_had_ended_and_clears_first_what_may_be_there(
     assert (again.percent_complete, again.recreations, again.attempts) == (None, 0, 0)
 
 
+@pytest.mark.parametrize("ask", [download.request_again, download.video_is_ready])
+@pytest.mark.parametrize("row", [requested(lane=Lane.BACKFILL), in_progress(lane=Lane.BACKFILL)])
+def test_who_asks_today_does_not_wait_behind_a_backfill(ask: Transition, row: Download) -> None:
+    assert ask(row, NOW + 9) == replace(row, lane=Lane.LIVE)
+
+
+@pytest.mark.parametrize("row", [requested(), in_progress(), requested(lane=Lane.BACKFILL)])
+def test_a_backfill_neither_delays_nor_hurries_what_waits(row: Download) -> None:
+    assert download.request_again(row, NOW + 9, lane=Lane.BACKFILL) is row
+    assert download.video_is_ready(row, NOW + 9, lane=Lane.BACKFILL) is row
+
+
+@pytest.mark.parametrize("state", ["ready", "error", "deleting", "deleted"])
+def test_the_lane_of_what_has_ended_is_left_alone(state: str) -> None:
+    row = replace(ROWS[state], lane=Lane.BACKFILL)
+    assert download.video_is_ready(row, NOW + 9) is row
+
+
 def test_a_request_over_a_delete_creates_only_after_the_delete() -> None:
     row = download.request_again(deleting(), NOW)
     row = download.deleted(row, NOW + 1)

@@ -69,6 +69,13 @@ def test_a_row_that_is_there_stays_as_it_is(table: Contested, there: Download) -
     assert table.get(*there.key) == before
 
 
+def test_a_webhook_brings_forward_what_a_backfill_found_before_it(table: Contested) -> None:
+    is_ready(table, Lane.BACKFILL)
+    assert {row.lane for row in is_ready(table)} == {Lane.LIVE}
+    assert {row.lane for row in table.of_video(UID)} == {Lane.LIVE}
+    assert is_ready(table) == []
+
+
 def test_a_row_that_ended_for_the_videos_sake_is_opened_again(table: Contested) -> None:
     has_failed(table)
     opened = is_ready(table)

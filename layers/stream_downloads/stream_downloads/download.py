@@ -195,13 +195,13 @@ def request(
 
 
 def request_again(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
-    """Somebody wants a download that had ended, or was being deleted.
+    """Somebody wants a download that had ended, was being deleted, or waits in a backfill.
 
     What is still at Cloudflare goes first: a delete that is under way could be carried out after
     the create, and a create repeated over a failed download answers with the old failure.
     """
     if row.status not in (Status.ERROR, Status.DELETING, Status.DELETED):
-        return row
+        return _brought_forward(row, lane)
     clear_first = row.status is Status.DELETING or _may_exist(row)
     return replace(
         row,
@@ -250,9 +250,14 @@ def delete(row: Download, now: float) -> Download:
 # --- What webhooks say of a video that has a row ----------------------------------------------
 
 
-def video_is_ready(row: Download, now: float) -> Download:
-    """A webhook says that the video is ready: only an end for the video's own sake is reopened."""
-    return request_again(row, now) if row.reopens else row
+def video_is_ready(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
+    """The video is ready: only an end for the video's own sake is reopened.
+
+    A webhook brings forward what a backfill has found before it.
+    """
+    if row.reopens:
+        return request_again(row, now, lane=lane)
+    return _brought_forward(row, lane)
 
 
 def video_has_failed(row: Download, now: float) -> Download:
@@ -539,6 +544,12 @@ def fail(row: Download, code: str, message: str, now: float) -> Download:
         refused_since=None,
         missing_since=None,
     )
+
+
+def _brought_forward(row: Download, lane: Lane) -> Download:
+    # Whoever asks today does not wait behind a backfill.
+    waits = row.status in (Status.REQUESTED, Status.INPROGRESS) and row.lane is Lane.BACKFILL
+    return replace(row, lane=lane) if waits and lane is Lane.LIVE else row
 
 
 def _with_facts(row: Download, facts: VideoFacts, now: float) -> Download:

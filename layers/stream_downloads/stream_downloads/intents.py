@@ -28,10 +28,11 @@ def video_is_ready(
 ) -> list[Download]:
     """A video is ready: make sure that each wanted download has a row.
 
-    A row that is there stays as it is, unless it ended because the video itself had failed.
+    A row that is there stays as it is, unless it ended because the video itself had failed, or
+    waits in a backfill that somebody else need not wait for.
 
     Returns:
-        The rows that this has opened.
+        The rows that this has written.
 
     Raises:
         botocore.exceptions.ClientError, BotoCoreError: not everything could be written.
@@ -39,7 +40,9 @@ def video_is_ready(
     opened = []
     for download_type in download_types:
         wanted = download.request(video_uid, download_type, now, facts=facts, lane=lane)
-        row = _add_or_change(downloads, wanted, lambda row: download.video_is_ready(row, now))
+        row = _add_or_change(
+            downloads, wanted, lambda row: download.video_is_ready(row, now, lane=lane)
+        )
         if row is not None:
             opened.append(row)
     return opened
