@@ -197,6 +197,13 @@ def test_what_the_application_repository_wants_is_there() -> None:
     assert version
     assert application["SemanticVersion"] == version[1]
     assert application["SpdxLicenseId"] == "MIT"
+    # https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/
+    # serverless-sam-template-publishing-applications-metadata-properties.html
+    assert re.fullmatch("[a-zA-Z0-9-]{1,140}", application["Name"])
+    assert re.fullmatch("(?=.{1,127}$)[a-z0-9]+(-[a-z0-9]+)*", application["Author"])
+    assert 1 <= len(application["Description"]) <= 256
+    assert len(application["Labels"]) <= 10
+    assert all(re.fullmatch("[a-zA-Z0-9+_:/@-]{1,127}", label) for label in application["Labels"])
 
 
 def test_the_dashboard_is_json() -> None:
