@@ -181,8 +181,8 @@ BREAKS: tuple[Break, ...] = (
         "a webhook revives a tombstone",
         6,
         f"{PACKAGE}/download.py",
-        "return request_again(row, now) if row.reopens else row",
-        "return request_again(row, now)",
+        "    if row.reopens:\n        return request_again(row, now, lane=lane)\n",
+        "    if not row.url:\n        return request_again(row, now, lane=lane)\n",
         (CRASHES,),
     ),
     Break(
@@ -373,9 +373,8 @@ def main() -> int:
 def tried(one: Break) -> bool:
     """Whether a break is noticed."""
     began = time.monotonic()
-    text = (REPOSITORY / one.file).read_text(encoding="utf-8")
     verdict, by = "no longer applies", ""
-    if text.count(one.old) == 1:
+    if applies(one):
         try:
             by = failing_test(one, one.tests)
             verdict = "caught" if by else "NOT CAUGHT"
@@ -385,6 +384,11 @@ def tried(one: Break) -> bool:
     if by:
         print(f"{'':<25}by {by}", flush=True)
     return verdict == "caught"
+
+
+def applies(one: Break) -> bool:
+    """Whether the code still holds what is to be broken, once."""
+    return (REPOSITORY / one.file).read_text(encoding="utf-8").count(one.old) == 1
 
 
 def failing_test(one: Break | None, tests: tuple[str, ...]) -> str:
