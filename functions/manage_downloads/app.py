@@ -58,8 +58,8 @@ def manage(
         raise BadRequest(f"The table has no such download of video {uid}")
     if command.action is Action.STATUS:
         return downloads_answer(uid, rows)
-    now = service.clock()
-    transition = deleted(now) if command.action is Action.DELETE else retried(now)
+    wish = download.delete if command.action is Action.DELETE else download.retry
+    transition = partial(wish, now=service.clock())
     return downloads_answer(uid, [changed(service, row, transition) for row in rows])
 
 
@@ -84,19 +84,9 @@ def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any
             return {"retried": count, "ended": "out of time: send the same again for the rest"}
         row = service.downloads.get(uid, kind)
         if row is not None and row.status is Status.ERROR:
-            changed(service, row, retried(service.clock()))
+            changed(service, row, partial(download.retry, now=service.clock()))
             count += 1
     return {"retried": count, "ended": "done"}
-
-
-def deleted(now: float) -> Callable[[Download], Download]:
-    """The transition of a delete."""
-    return lambda row: download.delete(row, now)
-
-
-def retried(now: float) -> Callable[[Download], Download]:
-    """The transition of a retry: only what ended in ``error`` is opened."""
-    return lambda row: download.request_again(row, now) if row.status is Status.ERROR else row
 
 
 def changed(

@@ -11,7 +11,7 @@ from stream_downloads import aws, intents, webhook
 from stream_downloads.advance import Verdict
 from stream_downloads.budget import Asker
 from stream_downloads.credentials import SecretUnavailable, SigningSecrets
-from stream_downloads.download import Download, VideoFacts
+from stream_downloads.download import Download, Step, VideoFacts
 from stream_downloads.observability import Metric, described, logger, observed, record
 from stream_downloads.service import Service
 from stream_downloads.table import LostRace, Unreadable
@@ -103,7 +103,7 @@ def create_at_once(service: Service, rows: list[Download]) -> None:
     try:
         pace = service.pace()
         for row in rows:
-            if (row.due_at or 0.0) > service.clock():
+            if row.step is not Step.CREATE or (row.due_at or 0.0) > service.clock():
                 continue
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
             if seconds <= 0:

@@ -129,9 +129,14 @@ class Run:
             self.service.control.write(CURSOR, reached, record.version)
 
     def write_cursor(self, cursor: dict[str, float]) -> None:
-        """Begin a backfill, in place of one that may be under way."""
+        """Begin a backfill, in place of one of another time that may be under way.
+
+        One of the same time goes on: a client that does not wait for the answer asks again.
+        """
         while True:
             record = self.service.control.read(CURSOR)
+            if record.value.get("since") == cursor["since"]:
+                return
             if self.service.control.write(CURSOR, cursor, record.version):
                 return
 

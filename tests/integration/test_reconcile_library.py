@@ -165,6 +165,17 @@ def test_a_backfill_goes_on_where_the_run_before_had_to_stop(world: World) -> No
     assert listed <= 3 + 3 + 1 + 2  # each page once, the last hours with every run
 
 
+def test_a_backfill_that_is_asked_for_again_goes_on_where_it_is(world: World) -> None:
+    start = world.clock()
+    upload(world, 2 * PAGE, apart=1.0)
+    world.clock.now += 72 * HOUR
+    first = reconcile(world, start, seconds=iter([600.0, 600.0, 10.0]))
+    again = reconcile(world, start, seconds=iter([600.0, 10.0]))
+    assert again["backfill"] == first["backfill"]
+    another = reconcile(world, start + HOUR, seconds=iter([600.0, 10.0]))
+    assert another["backfill"]["reached"] < another["backfill"]["since"]
+
+
 def test_without_allowance_the_backfill_waits_for_the_next_run(world: World) -> None:
     start = world.clock()
     upload(world, 10, apart=1.0)

@@ -491,6 +491,26 @@ def test_what_was_verified_is_verified_again_until_its_retention_is_over() -> No
     assert (row.status, row.url) == (Status.DELETED, None)
 
 
+@pytest.mark.parametrize(
+    ("retention", "step", "after"),
+    [(0.0, Step.VERIFY, VERIFY_AFTER), (8 * DAY, Step.DELETE, 3 * DAY)],
+)
+def test_a_longer_retention_saves_what_was_to_be_deleted(
+    retention: float, step: Step, after: float
+) -> None:
+    world = World(retention=5 * DAY)
+    row = created(world, world.simulator.upload(webhook_delays=()))
+    world.clock.sleep(60)
+    [row] = advance(world, row).rows
+    world.clock.now = row.due_at or 0
+    world.service = replace(world.service, retention=retention)
+    requests = len(world.simulator.calls)
+    [row] = advance(world, row).rows
+    assert (row.status, row.step, row.due_at) == (Status.READY, step, world.clock() + after)
+    assert row.url
+    assert len(world.simulator.calls) == requests
+
+
 # --- Confirm
 
 
@@ -574,7 +594,8 @@ def test_a_delete_takes_its_own_type_alone(world: World, uid: str) -> None:
 
 def test_the_url_goes_before_the_download_does(world: World, uid: str) -> None:
     world.simulator.faults.script(Fault.SERVER_ERROR, calls=["delete downloads"])
-    row = advanced(world, ready(uid, step=Step.DELETE, due_at=NOW))
+    world.service = replace(world.service, retention=DAY)
+    row = advanced(world, ready(uid, step=Step.DELETE, due_at=NOW, ready_at=NOW - DAY))
     assert (row.status, row.url, row.step) == (Status.DELETING, None, Step.DELETE)
 
 
@@ -584,7 +605,7 @@ def test_a_delete_that_cloudflare_refuses_ends_in_error_after_a_day(world: World
         world.clock.sleep(wait)
         world.simulator.faults.script(Fault.NOT_READY)
         [row] = advance(world, row).rows
-    assert (row.status, row.error_code) == (Status.ERROR, "10005")
+    assert (row.status, row.error_code) == (Status.ERROR, download.ErrorCode.DELETE_REFUSED)
 
 
 # --- What holds for every step

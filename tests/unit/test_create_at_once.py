@@ -11,11 +11,11 @@ from botocore.exceptions import ClientError
 from functions.receive_webhook.app import ALL_CREATES_SECONDS, CREATE_SECONDS
 from stream_downloads.budget import Asker
 from stream_downloads.credentials import SecretUnavailable
-from stream_downloads.download import Download, Status, Step
+from stream_downloads.download import Download, Lane, Status, Step
 from stream_downloads.observability import logger
 from stream_downloads.table import Unreadable
 from tests.memory import MemoryDownloads
-from tests.rows import AUDIO, DEFAULT, NOW
+from tests.rows import AUDIO, DEFAULT, NOW, requested
 from tests.simulator import Fault
 from tests.world import World
 
@@ -31,6 +31,17 @@ def test_each_wanted_type_is_created_at_once() -> None:
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert rows(world) == [(Status.INPROGRESS, Step.LIST)] * 2
+
+
+@pytest.mark.parametrize("step", sorted(set(Step) - {Step.CREATE}))
+def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
+    world = World()
+    uid = world.simulator.upload()
+    row = requested(uid, lane=Lane.BACKFILL, step=step, due_at=world.clock())
+    world.downloads.add(row)
+    assert world.deliver_webhooks() == [200]
+    assert [row.lane for row in world.downloads.of_video(uid)] == [Lane.LIVE]
+    assert world.simulator.calls == []
 
 
 def test_without_allowance_the_intent_waits_for_the_poller() -> None:

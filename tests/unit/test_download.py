@@ -55,6 +55,7 @@ ROWS = {
 }
 WISHES: dict[str, Transition] = {
     "request_again": download.request_again,
+    "retry": download.retry,
     "delete": download.delete,
     "video_is_ready": download.video_is_ready,
     "video_has_failed": download.video_has_failed,
@@ -633,4 +634,24 @@ def test_a_delete_that_is_refused_for_a_day_ends_in_error() -> None:
     row = download.delete_refused(deleting(), *REFUSAL, NOW + 30, NOW)
     assert (row.status, row.step, row.due_at) == (Status.DELETING, Step.DELETE, NOW + 30)
     ended = download.delete_refused(row, *REFUSAL, NOW + 30, NOW + DAY)
-    assert (ended.status, ended.error_code) == (Status.ERROR, "10005")
+    assert (ended.status, ended.error_code) == (Status.ERROR, ErrorCode.DELETE_REFUSED)
+    assert all(word in str(ended.error_message) for word in REFUSAL)
+
+
+def test_a_delete_in_order_to_create_again_ends_in_cloudflares_own_reason() -> None:
+    row = download.listed_failed(in_progress(), NOW)
+    row = download.delete_refused(row, *REFUSAL, NOW + 30, NOW)
+    ended = download.delete_refused(row, *REFUSAL, NOW + 30, NOW + DAY)
+    assert (ended.status, ended.error_code, ended.error_message) == (Status.ERROR, *REFUSAL)
+
+
+def test_a_retry_of_a_refused_delete_deletes_and_of_all_else_asks_again() -> None:
+    refused = download.delete_refused(deleting(refused_since=NOW - DAY), *REFUSAL, NOW, NOW)
+    again = download.retry(refused, NOW + 9)
+    assert (again.status, again.step, again.error_code) == (Status.DELETING, Step.DELETE, None)
+    assert download.retry(failed(), NOW + 9) == download.request_again(failed(), NOW + 9)
+
+
+@pytest.mark.parametrize("state", sorted(set(ROWS) - {"error", "video failed"}))
+def test_a_retry_leaves_alone_what_did_not_end_in_error(state: str) -> None:
+    assert download.retry(ROWS[state], NOW + 9) is ROWS[state]

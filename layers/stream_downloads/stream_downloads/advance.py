@@ -243,8 +243,13 @@ class Advancer:
         return download.video_found(row, facts_of(video), retry_at, now)
 
     def _delete(self, row: Download, grant: Grant, seconds: float) -> Outcome:
-        if row.status is Status.READY:  # its retention is over: no URL while it vanishes
-            row = self.downloads.save(download.delete(row, self.clock()))
+        if row.status is Status.READY:
+            now = self.clock()
+            step, due_at = self._upkeep(row, now)
+            if step is not Step.DELETE or due_at > now:
+                return self._saved(Verdict.ANSWERED, download.keep(row, step, due_at))
+            # Its retention is over: no URL while it vanishes.
+            row = self.downloads.save(download.delete(row, now))
         if not self.budget.is_current(grant):
             return Outcome(Verdict.NOT_SENT)
         try:

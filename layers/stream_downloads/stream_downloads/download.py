@@ -72,6 +72,7 @@ class ErrorCode(StrEnum):
     NOT_READY_FOR_A_DAY = "not_ready_for_a_day"
     URL_REFUSED = "url_refused"
     RECORDING_TOO_LONG = "recording_too_long"
+    DELETE_REFUSED = "delete_refused"
 
 
 class VideoFacts(NamedTuple):
@@ -224,6 +225,15 @@ def request_again(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Downl
         missing_since=None,
         reopens=False,
     )
+
+
+def retry(row: Download, now: float) -> Download:
+    """Somebody wants what ended in ``error`` tried again: the delete if it was that, else all."""
+    if row.status is not Status.ERROR:
+        return row
+    if row.error_code == ErrorCode.DELETE_REFUSED:
+        return delete(row, now)
+    return request_again(row, now)
 
 
 def delete(row: Download, now: float) -> Download:
@@ -384,6 +394,11 @@ def listed_ready(
     )
 
 
+def keep(row: Download, step: Step, due_at: float) -> Download:
+    """A ready download was to be deleted, but its retention has been changed since."""
+    return replace(row, step=step, due_at=due_at, attempts=0)
+
+
 def listed_with_bad_url(row: Download, retry_at: float, now: float) -> Download:
     """The list says ready with a URL that must not be published: wait for a good one, for a day."""
     since = _since(row.refused_since, now)
@@ -493,6 +508,9 @@ def delete_refused(row: Download, code: str, message: str, retry_at: float, now:
     """Cloudflare refused the delete: try for a day, then say so."""
     since = _since(row.refused_since, now)
     if now - since >= DAY:
+        if row.status is Status.DELETING:  # else it was to be made anew
+            message = f"Cloudflare refused to delete it for a day: {code} {message}"
+            code = ErrorCode.DELETE_REFUSED
         return fail(row, code, message, now)
     return replace(row, due_at=retry_at, attempts=row.attempts + 1, refused_since=since)
 

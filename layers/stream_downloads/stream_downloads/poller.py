@@ -214,7 +214,8 @@ class Poller:
 
     def _count(self, before: Download | None, row: Download) -> None:
         """What a step has made of a row, for the summary and the metrics."""
-        if row.status is Status.READY and row.ready_at == row.looked_at:
+        was_ready = before is not None and before.status is Status.READY
+        if row.status is Status.READY and row.ready_at == row.looked_at and not was_ready:
             self._summary.ready += 1
             record(Metric.DOWNLOADS_READY)
             asked_at = row.created_at or row.requested_at  # a create's answer can get lost
