@@ -175,7 +175,8 @@ def test_a_refusal_without_a_reason_gets_our_own(world: World, uid: str) -> None
         raise Refused("create download", 422, RefusalKind.REJECTED)
 
     world.service.stream.create_download = create  # type: ignore[method-assign]
-    row = kept(world, requested(uid, refused_since=NOW - DAY))
+    many = download.REFUSALS_AT_LEAST
+    row = kept(world, requested(uid, refused_since=NOW - DAY, attempts=many))
     [row] = advance(world, row).rows
     assert (row.error_code, row.error_message) == (ErrorCode.REFUSED, "Cloudflare answered 422.")
 
@@ -274,9 +275,12 @@ def test_a_create_of_an_unknown_video_asks_for_the_video(world: World, uid: str)
 def test_a_create_that_comes_too_early_is_tried_again_for_a_day(world: World, uid: str) -> None:
     _, row = faulty(world, requested(uid), Fault.NOT_READY)
     assert (row.status, row.step, row.refused_since) == (Status.REQUESTED, Step.CREATE, NOW)
-    world.clock.now = NOW + DAY
-    world.simulator.faults.script(Fault.NOT_READY)
-    [row] = advance(world, row).rows
+    while row.status is Status.REQUESTED:
+        world.clock.now = row.due_at or 0.0
+        world.simulator.faults.script(Fault.NOT_READY, calls=["create download"])
+        [row] = advance(world, row).rows
+        world.simulator.faults.clear()
+    assert DAY <= world.clock() - NOW < DAY + 3600
     assert (row.status, row.error_code) == (Status.ERROR, "10005")
     assert row.error_message == "Bad Request: The video is not ready to view"
 
@@ -285,7 +289,7 @@ STEPS = {
     Step.CREATE: requested(),
     Step.LIST: in_progress(),
     Step.VERIFY: ready(step=Step.VERIFY, due_at=NOW),
-    Step.CONFIRM: download.not_found(in_progress(), NOW),
+    Step.CONFIRM: download.list_not_found(in_progress(), NOW),
     Step.DELETE: download.delete(in_progress(), NOW),
 }
 
@@ -377,10 +381,14 @@ def test_oddities_in_a_list_neither_publish_nor_end_anything(
 
 def test_a_url_that_is_refused_for_a_day_is_an_error(world: World, uid: str) -> None:
     row = created(world, uid)
-    for wait in (60, DAY):
-        world.clock.sleep(wait)
-        world.simulator.faults.script(Fault.URL_LOOKALIKE)
+    world.clock.sleep(60)
+    world.simulator.faults.at_random(1.0, seed=0, among=[Fault.URL_LOOKALIKE])
+    began = world.clock()
+    while row.status is Status.INPROGRESS:
         [row] = advance(world, row).rows
+        assert row.url is None
+        world.clock.now = row.due_at or world.clock()
+    assert DAY <= world.clock() - began < DAY + 3600
     assert (row.status, row.error_code, row.url) == (Status.ERROR, ErrorCode.URL_REFUSED, None)
 
 
@@ -601,10 +609,11 @@ def test_the_url_goes_before_the_download_does(world: World, uid: str) -> None:
 
 def test_a_delete_that_cloudflare_refuses_ends_in_error_after_a_day(world: World, uid: str) -> None:
     row = kept(world, download.delete(in_progress(uid), NOW))
-    for wait in (0, DAY):
-        world.clock.sleep(wait)
-        world.simulator.faults.script(Fault.NOT_READY)
+    world.simulator.faults.at_random(1.0, seed=0, among=[Fault.NOT_READY])
+    while row.status is Status.DELETING:
         [row] = advance(world, row).rows
+        world.clock.now = row.due_at or world.clock()
+    assert DAY <= world.clock() - NOW < DAY + 3600
     assert (row.status, row.error_code) == (Status.ERROR, download.ErrorCode.DELETE_REFUSED)
 
 

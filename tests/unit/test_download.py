@@ -14,7 +14,9 @@ from stream_downloads.download import (
     DAY,
     GONE_GRACE,
     RECREATE_PAUSES,
+    REFUSALS_AT_LEAST,
     UNLISTED_GRACE,
+    WORDS_COME_WITHIN,
     Download,
     ErrorCode,
     Lane,
@@ -60,6 +62,18 @@ WISHES: dict[str, Transition] = {
     "video_is_ready": download.video_is_ready,
     "video_has_failed": download.video_has_failed,
 }
+REFUSED: dict[str, tuple[Download, Transition]] = {
+    "create": (
+        requested(),
+        lambda row, now: download.create_refused(row, *REFUSAL, now + 9, now),
+    ),
+    "create of a video that is there": (
+        requested(),
+        lambda row, now: download.video_found(download.not_found(row, now), NOTHING, now + 9, now),
+    ),
+    "url": (in_progress(), lambda row, now: download.listed_with_bad_url(row, now + 9, now)),
+    "delete": (deleting(), lambda row, now: download.delete_refused(row, *REFUSAL, now + 9, now)),
+}
 ANSWERS: dict[str, Transition] = {
     "create_sent": download.create_sent,
     "create_accepted": lambda row, now: download.create_accepted(row, 3.0, now + 9, now),
@@ -72,6 +86,7 @@ ANSWERS: dict[str, Transition] = {
     "listed_failed": download.listed_failed,
     "unlisted": download.unlisted,
     "not_found": download.not_found,
+    "list_not_found": download.list_not_found,
     "video_found": lambda row, now: download.video_found(row, NOTHING, now + 9, now),
     "video_not_found": download.video_not_found,
     "fail_video": lambda row, now: download.fail_video(row, None, None, now),
@@ -167,7 +182,7 @@ def test_an_intent_is_due_at_once_and_repeats_what_is_known_of_the_video() -> No
         (in_progress(lane=Lane.BACKFILL), "backfill-look"),
         (deleting(), "live-look"),
         (ready(step=Step.VERIFY, due_at=NOW), "upkeep"),
-        (ready(step=Step.DELETE, due_at=NOW), "upkeep"),
+        (ready(step=Step.DELETE, due_at=NOW), "backfill-look"),
         (ready(), None),
         (failed(), None),
         (deleted(), None),
@@ -341,10 +356,21 @@ def test_a_refused_create_is_tried_again_and_in_between_the_video_is_asked_for()
 
 def test_a_day_of_refusals_ends_in_error_with_cloudflares_reason() -> None:
     row = download.create_refused(requested(), *REFUSAL, NOW + 9, NOW)
+    row = replace(row, attempts=REFUSALS_AT_LEAST)
     almost = download.create_refused(row, *REFUSAL, NOW + DAY, NOW + DAY - 1)
     assert almost.status is Status.REQUESTED
     ended = download.create_refused(almost, *REFUSAL, NOW + DAY, NOW + DAY)
     assert (ended.status, ended.error_code, ended.error_message) == (Status.ERROR, *REFUSAL)
+
+
+@pytest.mark.parametrize("state", sorted(set(REFUSED)))
+def test_a_day_in_which_hardly_anything_was_asked_ends_nothing(state: str) -> None:
+    row, refuse = REFUSED[state]
+    refused = refuse(row, NOW)
+    later = refuse(refused, NOW + 3 * DAY)
+    assert (later.status, later.error_code) == (row.status, None)
+    ended = refuse(replace(later, attempts=REFUSALS_AT_LEAST), NOW + 3 * DAY)
+    assert ended.status is Status.ERROR
 
 
 def test_an_outage_never_ends_in_error() -> None:
@@ -480,6 +506,7 @@ def test_a_bad_url_is_waited_out_for_a_day() -> None:
         NOW + 30,
         None,
     )
+    row = replace(row, attempts=REFUSALS_AT_LEAST)
     ended = download.listed_with_bad_url(row, NOW + 30, NOW + DAY)
     assert (ended.status, ended.error_code) == (Status.ERROR, ErrorCode.URL_REFUSED)
 
@@ -548,13 +575,24 @@ def test_a_ready_download_that_vanished_is_asked_for_after_a_grace_and_a_second_
 
 def test_one_odd_list_takes_no_url_away() -> None:
     row = ready(step=Step.VERIFY, due_at=NOW)
-    for odd in (download.unlisted, download.not_found):
+    for odd, asked_after in product((download.unlisted, download.list_not_found), (0, 30, 9000)):
         after = odd(row, NOW)
-        if after.step is Step.CONFIRM:
-            after = download.video_found(after, NOTHING, NOW + 9, NOW)
+        if after.step is Step.CONFIRM:  # which may take a while
+            after = download.video_found(after, NOTHING, NOW + 9, NOW + asked_after)
         assert (after.status, after.url, after.step) == (Status.READY, url_of(), Step.VERIFY)
         seen = download.listed_ready(after, url_of(), None, NOW + 60)
         assert seen == replace(ready(), looked_at=NOW + 60)
+
+
+def test_an_ambiguous_create_is_listed_before_another_whatever_came_between() -> None:
+    row = download.create_refused(requested(), *REFUSAL, NOW + 90, NOW)
+    row = download.create_sent(row, NOW + 90)  # its answer is lost
+    row = download.video_has_failed(row, NOW + 95)
+    row = download.video_found(row, NOTHING, NOW + 200, NOW + 200)
+    assert (row.step, row.due_at) == (Step.LIST, NOW + 200)
+    assert download.unlisted(row, NOW + 200).step is Step.CREATE
+    row = download.list_not_found(row, NOW + 200)
+    assert download.video_found(row, NOTHING, NOW + 209, NOW + 201).step is Step.CREATE
 
 
 # --- Confirm
@@ -579,17 +617,19 @@ def test_facts_that_are_known_are_no_update() -> None:
 
 
 def test_downloads_that_stay_unknown_are_listed_once_more_and_then_created() -> None:
-    row = download.not_found(in_progress(), NOW)
+    row = download.list_not_found(in_progress(), NOW)
     row = download.video_found(row, NOTHING, NOW + 9, NOW)
     assert (row.step, row.due_at) == (Step.LIST, NOW + UNLISTED_GRACE)
-    row = download.not_found(row, NOW + UNLISTED_GRACE)
+    row = download.list_not_found(row, NOW + UNLISTED_GRACE)
     row = download.video_found(row, NOTHING, NOW + 99, NOW + UNLISTED_GRACE)
     assert (row.step, row.recreations) == (Step.CREATE, 1)
 
 
 def test_a_download_that_is_refused_for_a_day_ends_in_error() -> None:
-    asked = download.not_found(requested(), NOW)
+    asked = download.not_found(requested(attempts=REFUSALS_AT_LEAST), NOW)
     row = download.video_found(asked, NOTHING, NOW + 9, NOW + DAY)
+    assert row.step is Step.CREATE  # which may be refused with Cloudflare's own words
+    row = download.video_found(asked, NOTHING, NOW + 9, NOW + DAY + WORDS_COME_WITHIN)
     assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.REFUSED)
 
 
@@ -633,6 +673,7 @@ def test_a_tombstone_stays() -> None:
 def test_a_delete_that_is_refused_for_a_day_ends_in_error() -> None:
     row = download.delete_refused(deleting(), *REFUSAL, NOW + 30, NOW)
     assert (row.status, row.step, row.due_at) == (Status.DELETING, Step.DELETE, NOW + 30)
+    row = replace(row, attempts=REFUSALS_AT_LEAST)
     ended = download.delete_refused(row, *REFUSAL, NOW + 30, NOW + DAY)
     assert (ended.status, ended.error_code) == (Status.ERROR, ErrorCode.DELETE_REFUSED)
     assert all(word in str(ended.error_message) for word in REFUSAL)
@@ -640,13 +681,15 @@ def test_a_delete_that_is_refused_for_a_day_ends_in_error() -> None:
 
 def test_a_delete_in_order_to_create_again_ends_in_cloudflares_own_reason() -> None:
     row = download.listed_failed(in_progress(), NOW)
-    row = download.delete_refused(row, *REFUSAL, NOW + 30, NOW)
+    row = replace(row, refused_since=NOW, attempts=REFUSALS_AT_LEAST)
     ended = download.delete_refused(row, *REFUSAL, NOW + 30, NOW + DAY)
     assert (ended.status, ended.error_code, ended.error_message) == (Status.ERROR, *REFUSAL)
 
 
 def test_a_retry_of_a_refused_delete_deletes_and_of_all_else_asks_again() -> None:
-    refused = download.delete_refused(deleting(refused_since=NOW - DAY), *REFUSAL, NOW, NOW)
+    row = deleting(refused_since=NOW - DAY, attempts=REFUSALS_AT_LEAST)
+    refused = download.delete_refused(row, *REFUSAL, NOW, NOW)
+    assert refused.status is Status.ERROR
     again = download.retry(refused, NOW + 9)
     assert (again.status, again.step, again.error_code) == (Status.DELETING, Step.DELETE, None)
     assert download.retry(failed(), NOW + 9) == download.request_again(failed(), NOW + 9)

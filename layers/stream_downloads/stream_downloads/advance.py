@@ -282,7 +282,7 @@ class Advancer:
             return Outcome(verdict)
         now = self.clock()
         if isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND:
-            return self._saved(verdict, *(download.not_found(row, now) for row in rows))
+            return self._saved(verdict, *(download.list_not_found(row, now) for row in rows))
         return self._saved(
             verdict,
             *(

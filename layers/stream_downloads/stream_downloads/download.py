@@ -25,6 +25,11 @@ UNLISTED_GRACE: Final = 60.0
 GONE_GRACE: Final = 3_600.0
 # The pauses before a download that Cloudflare reports as failed is deleted and created again.
 RECREATE_PAUSES: Final = (60.0, 300.0, 900.0)
+# A day of refusals holds over a hundred: with fewer than these, nobody asked for most of the day,
+# as when the credentials were refused or the gate was closed.
+REFUSALS_AT_LEAST: Final = 20
+# The next create comes within this. If that is refused too, it is with Cloudflare's own words.
+WORDS_COME_WITHIN: Final = 3_600.0
 
 
 class DownloadType(StrEnum):
@@ -136,8 +141,10 @@ class Download:
         """The partition of the due index that the row waits in, or None with nothing to do."""
         if self.step is None:
             return None
-        if self.status is Status.READY:
+        if self.status is Status.READY and self.step is not Step.DELETE:
             return UPKEEP_QUEUE
+        if self.status is Status.READY:  # its retention is a promise: it waits for no backfill
+            return queue_name(Lane.BACKFILL, creates=False)
         return queue_name(self.lane, creates=self.step is Step.CREATE)
 
 
@@ -323,7 +330,7 @@ def create_refused(row: Download, code: str, message: str, retry_at: float, now:
     """Cloudflare refused the create, as it does while a video is not ready: up to a day."""
     row = replace(row, sent_at=None)
     since = _since(row.refused_since, now)
-    if now - since >= DAY:
+    if _refused_for_a_day(row, since, now):
         return fail(row, code, message, now)
     step = Step.CREATE if row.attempts % 2 == 0 else Step.CONFIRM
     return replace(row, step=step, due_at=retry_at, attempts=row.attempts + 1, refused_since=since)
@@ -402,7 +409,7 @@ def keep(row: Download, step: Step, due_at: float) -> Download:
 def listed_with_bad_url(row: Download, retry_at: float, now: float) -> Download:
     """The list says ready with a URL that must not be published: wait for a good one, for a day."""
     since = _since(row.refused_since, now)
-    if now - since >= DAY:
+    if _refused_for_a_day(row, since, now):
         message = "Cloudflare reports the download as ready with a URL that is not one of its own."
         return fail(row, ErrorCode.URL_REFUSED, message, now)
     return replace(row, due_at=retry_at, attempts=row.attempts + 1, refused_since=since)
@@ -431,7 +438,13 @@ def unlisted(row: Download, now: float) -> Download:
         return replace(row, due_at=since + UNLISTED_GRACE, looked_at=now, missing_since=since)
     if ready:
         return replace(
-            row, step=Step.CONFIRM, due_at=now, attempts=0, refused_since=since, missing_since=None
+            row,
+            step=Step.CONFIRM,
+            due_at=now,
+            attempts=0,
+            looked_at=now,
+            refused_since=since,
+            missing_since=None,
         )
     if row.created_at is None:
         if now < _settled(row, now):
@@ -442,6 +455,11 @@ def unlisted(row: Download, now: float) -> Download:
 
 
 # --- Confirm: the video itself ----------------------------------------------------------------
+
+
+def list_not_found(row: Download, now: float) -> Download:
+    """The list of a video's downloads is not there, which may mean that there are none."""
+    return replace(not_found(row, now), looked_at=now)
 
 
 def not_found(row: Download, now: float) -> Download:
@@ -459,21 +477,20 @@ def not_found(row: Download, now: float) -> Download:
 def video_found(row: Download, facts: VideoFacts, retry_at: float, now: float) -> Download:
     """The video is there and did not fail.
 
-    If its download may be there too, a list comes first, and once more after a grace. Then what
-    is missing is the download: ask for it.
+    If its download may be there too, only lists tell that it is not: one, and one more after a
+    grace. Then what is missing is the download: ask for it.
     """
     row = _with_facts(row, facts, now)
     ready = row.status is Status.READY
-    look_at = _settled(row, now)
-    if row.refused_since is not None:
-        look_at = max(look_at, row.refused_since + UNLISTED_GRACE)
-    if (ready or _may_exist(row)) and (row.refused_since is None or now < look_at):
+    if (ready or _may_exist(row)) and not _is_missing(row):
         step = Step.VERIFY if ready else Step.LIST
-        return replace(row, step=step, due_at=look_at, attempts=0, missing_since=None)
+        due_at = max(now, _tells_from(row))
+        return replace(row, step=step, due_at=due_at, attempts=0, missing_since=None)
     if ready:
         vanished = replace(row, status=Status.DELETED, created_at=None, sent_at=None)
         return request_again(vanished, now, lane=row.lane)
-    if row.refused_since is not None and now - row.refused_since >= DAY:
+    since = _since(row.refused_since, now)
+    if _refused_for_a_day(row, since + WORDS_COME_WITHIN, now):
         message = "Cloudflare has the video, but refused this download for a day."
         return fail(row, ErrorCode.REFUSED, message, now)
     if row.created_at is not None:
@@ -492,9 +509,7 @@ def video_not_found(row: Download, now: float) -> Download:
     """The video is not there: believe it after a grace, and a second look."""
     since = _since(row.missing_since, now)
     if now - since < GONE_GRACE:
-        return replace(
-            row, step=Step.CONFIRM, due_at=since + GONE_GRACE, attempts=0, missing_since=since
-        )
+        return replace(row, step=Step.CONFIRM, due_at=since + GONE_GRACE, missing_since=since)
     if row.status is Status.READY:
         return deleted(delete(row, now), now)
     ended = fail(row, ErrorCode.VIDEO_GONE, "Cloudflare does not know this video any more.", now)
@@ -507,7 +522,7 @@ def video_not_found(row: Download, now: float) -> Download:
 def delete_refused(row: Download, code: str, message: str, retry_at: float, now: float) -> Download:
     """Cloudflare refused the delete: try for a day, then say so."""
     since = _since(row.refused_since, now)
-    if now - since >= DAY:
+    if _refused_for_a_day(row, since, now):
         if row.status is Status.DELETING:  # else it was to be made anew
             message = f"Cloudflare refused to delete it for a day: {code} {message}"
             code = ErrorCode.DELETE_REFUSED
@@ -597,6 +612,22 @@ def _create_anew(row: Download, now: float) -> Download:
 def _may_exist(row: Download) -> bool:
     # Cloudflare took a create, or may have taken one.
     return row.created_at is not None or row.sent_at is not None
+
+
+def _is_missing(row: Download) -> bool:
+    # The last list did not show it, and came late enough to tell.
+    asked = row.refused_since is not None and row.looked_at is not None
+    return asked and (row.looked_at or 0.0) >= _tells_from(row)
+
+
+def _tells_from(row: Download) -> float:
+    # From when on a list that does not show the download tells that it is not there.
+    grace = 0.0 if row.refused_since is None else row.refused_since + UNLISTED_GRACE
+    return max(grace, _settled(row, 0.0))
+
+
+def _refused_for_a_day(row: Download, since: float, now: float) -> bool:
+    return now - since >= DAY and row.attempts >= REFUSALS_AT_LEAST
 
 
 def _settled(row: Download, now: float) -> float:

@@ -29,6 +29,8 @@ REQUEST_SECONDS: Final = 10.0
 STOP_BEFORE_TIMEOUT: Final = REQUEST_SECONDS + 5.0
 # New rows fall due while a run waits for the next one that it knows of.
 LOOK_AGAIN_AFTER: Final = 5.0
+# The run of the next minute finds the lease free if the last batch begins by then.
+BUSY_AT_MOST: Final = 50.0
 ROWS_READ: Final = 250
 LEASE_SECONDS: Final = 30.0
 LEASE_RENEWED_AFTER: Final = 10.0
@@ -94,6 +96,7 @@ class Poller:
         self._clock = service.clock
         self._lease = Lease(service.control, "poller-lease", uuid.uuid4().hex, LEASE_SECONDS)
         self._leased_at = 0.0
+        self._stop_at = math.inf
         self._summary = Summary()
         self._pace = Pace.of({})
         self._pace_version = 0
@@ -112,6 +115,7 @@ class Poller:
             self._summary.ended = "another run is at work"
             return self._summary
         self._leased_at = self._clock()
+        self._stop_at = self._leased_at + max(window, BUSY_AT_MOST)
         try:
             self._read_pace()
             self._follow(self._leased_at, window)
@@ -241,6 +245,8 @@ class Poller:
     def _check_time(self) -> None:
         if self._remaining() <= STOP_BEFORE_TIMEOUT:
             raise Stop("the function's time is over")
+        if self._clock() >= self._stop_at:
+            raise Stop("the next run goes on")
 
     def _keep_lease(self) -> None:
         if self._clock() - self._leased_at < LEASE_RENEWED_AFTER:
