@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from stream_downloads import download, intents, payload
 from stream_downloads.ask import ask
 from stream_downloads.download import UPKEEP_QUEUE, Download, Lane, Status, queue_name
-from stream_downloads.observability import logger, observed
+from stream_downloads.observability import described, logger, observed
 from stream_downloads.payload import Action, BadRequest, Command, LinkCommand
 from stream_downloads.service import Service
-from stream_downloads.table import consumers_view, iso_time
+from stream_downloads.table import LostRace, Unreadable, consumers_view, iso_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,15 +78,21 @@ def request(service: Service, uid: str, types: tuple[download.DownloadType, ...]
 
 def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
     """Open every row that ended in ``error`` again, as many as the time allows."""
-    count = 0
+    count, failed = 0, 0
     for uid, kind in service.downloads.with_status(Status.ERROR):
         if remaining() < STOP_BEFORE_TIMEOUT:
             return {"retried": count, "ended": "out of time: send the same again for the rest"}
-        row = service.downloads.get(uid, kind)
-        if row is not None and row.status is Status.ERROR:
-            changed(service, row, partial(download.retry, now=service.clock()))
-            count += 1
-    return {"retried": count, "ended": "done"}
+        try:
+            row = service.downloads.get(uid, kind)
+            if row is not None and row.status is Status.ERROR:
+                changed(service, row, partial(download.retry, now=service.clock()))
+                count += 1
+        except (Unreadable, LostRace) as error:  # one bad row blocks no other
+            failed += 1
+            details = {"video_uid": uid, "download_type": kind, **described(error)}
+            logger.error("A row could not be opened again", extra=details)
+    ended = f"done, but {failed} could not be opened: the log names them" if failed else "done"
+    return {"retried": count, "ended": ended}
 
 
 def changed(

@@ -27,6 +27,8 @@ SERVICE = Service.from_environment()
 LOOKBACK_SECONDS: Final = float(os.environ["RECONCILE_LOOKBACK_HOURS"]) * 3600
 
 CURSOR: Final = "reconcile-cursor"
+# How far a run got through the last hours that had no time, or no allowance, for all of them.
+LOOK_BACK: Final = "look-back-cursor"
 # Written once the last hours have been walked through for the first time: what was there before
 # the stack was, no webhook of it has missed.
 FIRST_RUN: Final = "first-reconciliation"
@@ -82,14 +84,23 @@ class Run:
         return self.answer("done")
 
     def look_back(self, lookback: float) -> None:
-        """Walk through the last hours."""
+        """Walk through the last hours, from where the run before had to stop, if it had to."""
         first = self.service.control.read(FIRST_RUN)
+        reached = self.service.control.read(LOOK_BACK).value
+        walk = Walk(reached.get("start", self.service.clock() - lookback))
         try:
-            self.walk(Walk(self.service.clock() - lookback), Lane.LIVE)
+            self.walk(walk, Lane.LIVE, lambda: self.remember_look_back(walk))
         finally:
             record(Metric.VIDEOS_FOUND, self.missed if first.version else 0)
         if not first.version:
             self.service.control.write(FIRST_RUN, {"at": self.service.clock()}, first.version)
+
+    def remember_look_back(self, walk: Walk) -> None:
+        """Remember how far the last hours have been walked through; mostly that is all of them."""
+        record = self.service.control.read(LOOK_BACK)
+        reached = {} if walk.done else {"start": walk.start}
+        if reached != record.value:
+            self.service.control.write(LOOK_BACK, reached, record.version)
 
     def continue_backfill(self) -> None:
         """Go on where the cursor says, page by page; every page is remembered."""

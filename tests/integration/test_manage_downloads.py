@@ -10,8 +10,9 @@ import pytest
 from functions.manage_downloads import app
 from stream_downloads import download, payload
 from stream_downloads.ask import NotNow
-from stream_downloads.download import DownloadType, Status
+from stream_downloads.download import Download, DownloadType, Status
 from stream_downloads.payload import BadRequest
+from stream_downloads.table import Unreadable
 from tests.simulator import Fault
 from tests.world import World
 
@@ -129,6 +130,31 @@ def test_a_retry_opens_what_ended_in_error_and_nothing_else(world: World) -> Non
     assert manage(world, action="retry") == {"retried": 1, "ended": "done"}
     follow(world, 5)
     assert (status_of(world, failed), status_of(world, fine)) == (Status.READY, Status.READY)
+
+
+def test_a_row_that_cannot_be_opened_blocks_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = [number * 32 for number in "abc"]
+    for uid in uids:
+        row = download.request(uid, DEFAULT, world.clock())
+        world.downloads.add(download.fail(row, "1", "one", world.clock()))
+    get = world.downloads.get
+
+    def get_or_not(uid: str, kind: DownloadType) -> Download | None:
+        if uid == uids[1]:
+            raise Unreadable("not a download")
+        return get(uid, kind)
+
+    monkeypatch.setattr(world.downloads, "get", get_or_not)
+    answer = manage(world, action="retry")
+    assert answer["retried"] == 2
+    assert "1 could not be opened" in answer["ended"]
+    assert [get(uid, DEFAULT).status for uid in uids] == [  # type: ignore[union-attr]
+        Status.REQUESTED,
+        Status.ERROR,
+        Status.REQUESTED,
+    ]
 
 
 def test_a_retry_of_everything_stops_in_time_and_says_so(world: World) -> None:

@@ -176,6 +176,19 @@ def test_a_backfill_that_is_asked_for_again_goes_on_where_it_is(world: World) ->
     assert another["backfill"]["reached"] < another["backfill"]["since"]
 
 
+def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World) -> None:
+    uids = upload(world, 3 * PAGE, apart=1.0)
+    world.clock.now += HOUR
+    first = reconcile(world, seconds=iter([600.0, 600.0, 10.0]))
+    assert first["videos_seen"] == 2 * PAGE - 2  # a page begins a second before the end of the last
+    assert world.control.read(app.FIRST_RUN).version == 0
+    second = reconcile(world)
+    assert (second["ended"], videos_with_rows(world)) == ("done", set(uids))
+    assert second["videos_seen"] < 2 * PAGE
+    assert world.control.read(app.FIRST_RUN).version == 1
+    assert reconcile(world)["videos_seen"] == 3 * PAGE  # all of the last hours anew
+
+
 def test_without_allowance_the_backfill_waits_for_the_next_run(world: World) -> None:
     start = world.clock()
     upload(world, 10, apart=1.0)

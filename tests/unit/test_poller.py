@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -587,6 +588,42 @@ def test_an_account_that_others_use_up_is_not_pushed_over_its_limit() -> None:
 
 
 # --- The pace
+
+
+@pytest.mark.parametrize("window", [0.0, 50.0])
+def test_a_busy_run_ends_within_its_minute(window: float) -> None:
+    world = World(limit=60_000, latency=1.0)
+    for _ in range(900):
+        wanted(world, generation_seconds=600.0)
+    started = world.clock()
+    assert world.poll(window).ended == "the next run goes on"
+    assert world.clock() - started < MINUTE
+    world.clock.now = started + MINUTE
+    assert world.poll(window).requests > 0
+
+
+def test_a_backfill_does_not_hold_up_the_end_of_a_retention() -> None:
+    world = World(retention=DAY)
+    uid = wanted(world, generation_seconds=5.0)
+    settle(world)
+    world.clock.sleep(DAY)
+    for _ in range(1000):
+        old = world.simulator.upload(webhook_delays=(), generation_seconds=5.0)
+        world.downloads.add(requested(old, due_at=world.clock() - 60, lane=Lane.BACKFILL))
+    world.poll(50)
+    assert row_of(world, uid).status is Status.DELETED
+    assert any(row.status is Status.REQUESTED for row in rows(world))
+
+
+def test_what_is_kept_after_all_does_not_count_as_ready_again() -> None:
+    world = World(retention=DAY)
+    uid = wanted(world, generation_seconds=5.0)
+    settle(world)
+    world.service = replace(world.service, retention=0.0)
+    world.clock.sleep(DAY)
+    assert world.poll().ready == 0
+    row = row_of(world, uid)
+    assert (row.status, row.step) == (Status.READY, Step.VERIFY)
 
 
 def test_what_a_run_learns_is_there_for_the_next() -> None:
