@@ -141,17 +141,21 @@ def test_an_observed_handler_writes_its_metrics_at_the_end(
     assert metric_names(lines(capsys)[0]) == ["PollsCompleted"]
 
 
-def test_an_observed_handler_writes_its_metrics_even_when_it_fails(
+def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     @observed
     def handler(_event: object, _context: object) -> None:
         record(Metric.CREDENTIALS_REFUSED)
-        raise KeyError("gone")
+        raise KeyError("gone", "Bearer abcDEF")
 
     with pytest.raises(KeyError):
         handler({}, LambdaContext())
-    assert metric_names(lines(capsys)[0]) == ["CredentialsRefused"]
+    said, metric = lines(capsys)
+    assert (said["level"], said["error"]) == ("ERROR", "KeyError")
+    assert "gone" in said["exception"]
+    assert "abcDEF" not in json.dumps(said)
+    assert metric_names(metric) == ["CredentialsRefused"]
 
 
 def test_every_line_of_an_observed_handler_names_its_request(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ from stream_downloads import download
 from stream_downloads.budget import Asker, Budget, Lease
 from stream_downloads.cloudflare import RateLimit
 from stream_downloads.download import DAY, Download, ErrorCode, Lane, Status, Step
+from stream_downloads.observability import logger
 from stream_downloads.poller import (
     LEASE_SECONDS,
     REQUEST_SECONDS,
@@ -600,6 +603,23 @@ def test_a_busy_run_ends_within_its_minute(window: float) -> None:
     assert world.clock() - started < MINUTE
     world.clock.now = started + MINUTE
     assert world.poll(window).requests > 0
+
+
+def test_the_log_tells_the_whole_story_of_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", written)
+    world = World(download_types=BOTH)
+    uid = world.simulator.upload(generation_seconds=30.0)
+    settle(world)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    story = [line for line in lines if line.get("video_uid") == uid]
+    steps = [
+        (line["status"], line.get("next_step"))
+        for line in story
+        if line["message"] == "Download" and line["download_type"] == "audio"
+    ]
+    assert steps[0] == ("inprogress", "list")
+    assert steps[-1] == ("ready", "verify")
 
 
 def test_a_backfill_does_not_hold_up_the_end_of_a_retention() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stream_downloads import download
 from stream_downloads.cloudflare import CloudflareError, NotReached, RefusalKind, Refused
@@ -12,7 +12,7 @@ from stream_downloads.credentials import SecretUnavailable
 from stream_downloads.download import Download, Status, Step, VideoFacts
 from stream_downloads.observability import Metric, described, logger, record
 from stream_downloads.schedule import first_sample, next_look, retry_delay
-from stream_downloads.table import LostRace
+from stream_downloads.table import LostRace, iso_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,11 +90,14 @@ class Advancer:
         try:
             # To read the secret can take longer than a grant holds. Read now, it is at hand later.
             self.credentials.headers()
-            return self._step(rows, grant, pace, seconds)
+            outcome = self._step(rows, grant, pace, seconds)
         except SecretUnavailable as error:
             return Outcome(self._report("read_secret", rows[0].video_uid, error))
         except LostRace:
             return Outcome(Verdict.LOST_RACE)
+        for row in outcome.rows:
+            logger.info("Download", extra=_described_row(row))
+        return outcome
 
     def _step(self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float) -> Outcome:
         match rows[0].step:
@@ -347,6 +350,20 @@ def facts_of(video: Video) -> VideoFacts:
         name=video.name,
         duration_seconds=video.duration_seconds,
     )
+
+
+def _described_row(row: Download) -> dict[str, Any]:
+    """What the log tells of each step that a row takes."""
+    said = {
+        "video_uid": row.video_uid,
+        "download_type": row.download_type,
+        "status": row.status,
+        "percent_complete": row.percent_complete,
+        "error_code": row.error_code,
+        "next_step": row.step,
+        "due_at": iso_time(row.due_at) if row.due_at else None,
+    }
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _percent(state: DownloadState) -> float | None:

@@ -103,12 +103,18 @@ def flush() -> None:
 
 
 def observed(handler: Handler) -> Handler:
-    """Decorate a Lambda handler: its request in every log line, its metrics at the end."""
+    """Decorate a Lambda handler: its request in every log line, its metrics at the end.
+
+    What it raises is logged as well: the lines that Lambda itself writes are no JSON.
+    """
 
     @functools.wraps(handler)
     def invoke(event: Any, context: Any) -> Any:
         try:
             return handler(event, context)
+        except Exception as error:
+            logger.exception("The invocation failed", extra=described(error))
+            raise
         finally:
             flush()
 
