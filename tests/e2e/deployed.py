@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ import urllib3
 from boto3.dynamodb.types import TypeDeserializer
 
 from stream_downloads import webhook
+from stream_downloads.table import iso_time
 from tests.deployment import Stack, client, deploy
 from tests.emulator import Emulator
 from tests.simulator import Settings, SimulatorServer, StreamSimulator
@@ -36,6 +38,7 @@ CLOCKS: Final = (
     "_refused_since",
     "_missing_since",
 )
+TIMES: Final = frozenset({"requested_at", "updated_at", "ready_at"})
 
 _value = TypeDeserializer().deserialize
 
@@ -208,14 +211,20 @@ class Deployed:
     def pass_time(self, uid: str, kind: str = "default", *, seconds: float) -> None:
         """Let time pass for one row alone."""
         row = self.row(uid, kind)
-        earlier = ", ".join(f"#{name} = #{name} - :seconds" for name in CLOCKS if name in row)
+        earlier = [f"#{name} = #{name} - :seconds" for name in CLOCKS if name in row]
+        values: dict[str, str | float] = {":seconds": seconds, ":one": 1}
+        for name in TIMES & row.keys():
+            earlier.append(f"#{name} = :{name}")
+            values[f":{name}"] = iso_time(datetime.fromisoformat(row[name]).timestamp() - seconds)
         # A write like any other: a run of the schedule that has read the row must notice.
-        self.update(
-            uid, kind, f"SET {earlier} ADD #_version :one", {":seconds": str(seconds), ":one": "1"}
-        )
+        self.update(uid, kind, f"SET {', '.join(earlier)} ADD #_version :one", values)
 
     def update(
-        self, uid: str, kind: str, expression: str, numbers: Mapping[str, str] | None = None
+        self,
+        uid: str,
+        kind: str,
+        expression: str,
+        values: Mapping[str, str | float] | None = None,
     ) -> None:
         """Change a row behind the stack's back.
 
@@ -223,14 +232,17 @@ class Deployed:
             uid: the row's video.
             kind: the row's type.
             expression: DynamoDB's update expression, with each attribute's name after a ``#``.
-            numbers: the values in it.
+            values: the values in it.
         """
-        values = {name: {"N": number} for name, number in (numbers or {}).items()}
+        typed = {
+            name: {"S": value} if isinstance(value, str) else {"N": str(value)}
+            for name, value in (values or {}).items()
+        }
         self.stack.client("dynamodb").update_item(
             **self._key(uid, kind),
             UpdateExpression=expression,
             ExpressionAttributeNames={name: name[1:] for name in re.findall(r"#\w+", expression)},
-            **({"ExpressionAttributeValues": values} if values else {}),
+            **({"ExpressionAttributeValues": typed} if typed else {}),
         )
 
     def delete(self, uid: str, kind: str) -> None:
