@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_downloads import webhook
+from stream_downloads.domain import webhook
 
 EVENTS = Path(__file__).parent.parent / "events"
 

@@ -41,7 +41,7 @@ def leak_in(text: str) -> str | None:
 
 def redacted(text: str) -> str:
     """As the service's logger writes it."""
-    from stream_downloads.observability import redact  # noqa: PLC0415 - reads the environment
+    from stream_downloads.adapters.observability import redact  # noqa: PLC0415 - reads the environment
 
     return redact(text)
 

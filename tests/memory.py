@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from stream_downloads.control import Record
-from stream_downloads.download import Download, DownloadType, Status
-from stream_downloads.table import LostRace, from_item, to_item
+from stream_downloads.adapters.downloads_table import LostRace, from_item, to_item
+from stream_downloads.adapters.shared_state import Record
+from stream_downloads.domain.download import Download, DownloadType, Status
 
 Key = tuple[str, DownloadType]
 
@@ -23,30 +23,30 @@ class MemoryDownloads:
         self._due: dict[str, list[tuple[float, Key]]] = {}
 
     def add(self, row: Download) -> Download | None:
-        """As `stream_downloads.table.DownloadsTable.add`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.add`."""
         there = self.rows.get(row.key)
         if there is None:
             self._write(replace(row, version=1))
         return there
 
     def save(self, row: Download) -> Download:
-        """As `stream_downloads.table.DownloadsTable.save`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.save`."""
         there = self.rows.get(row.key)
         if there is None or there.version != row.version:
             raise LostRace(f"{row.video_uid}/{row.download_type} changed since it was read")
         return self._write(replace(row, version=row.version + 1))
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
-        """As `stream_downloads.table.DownloadsTable.get`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.get`."""
         return self.rows.get((video_uid, download_type))
 
     def of_video(self, video_uid: str) -> list[Download]:
-        """As `stream_downloads.table.DownloadsTable.of_video`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.of_video`."""
         keys = sorted((video_uid, download_type) for download_type in DownloadType)
         return [self.rows[key] for key in keys if key in self.rows]
 
     def due(self, queue: str, until: float, limit: int) -> list[Download]:
-        """As `stream_downloads.table.DownloadsTable.due`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.due`."""
         found: list[Download] = []
         for due_at, key in self._due.get(queue, ()):
             if due_at > until or len(found) == limit:
@@ -55,16 +55,16 @@ class MemoryDownloads:
         return found
 
     def with_status(self, status: Status) -> Iterator[Key]:
-        """As `stream_downloads.table.DownloadsTable.with_status`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.with_status`."""
         found = [row for row in self.rows.values() if row.status is status]
         yield from (row.key for row in sorted(found, key=lambda row: row.updated_at))
 
     def count(self, status: Status) -> int:
-        """As `stream_downloads.table.DownloadsTable.count`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.count`."""
         return sum(1 for _ in self.with_status(status))
 
     def settled(self, keys: Sequence[Key]) -> set[Key]:
-        """As `stream_downloads.table.DownloadsTable.settled`."""
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.settled`."""
         return {key for key in keys if key in self.rows and not self.rows[key].reopens}
 
     def _write(self, row: Download) -> Download:
@@ -87,12 +87,12 @@ class MemoryControl:
         self._records: dict[str, tuple[str, int]] = {}
 
     def read(self, name: str) -> Record:
-        """As `stream_downloads.control.ControlTable.read`."""
+        """As `stream_downloads.adapters.shared_state.ControlTable.read`."""
         text, version = self._records.get(name, ("{}", 0))
         return Record(json.loads(text), version, float(int(self._clock())))
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """As `stream_downloads.control.ControlTable.write`."""
+        """As `stream_downloads.adapters.shared_state.ControlTable.write`."""
         if name in self._records and self._records[name][1] != version:
             return False
         self._records[name] = (json.dumps(value), version + 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from stream_downloads import download
-from stream_downloads.download import Download, DownloadType
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, DownloadType
 
 UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
 NOW = 1_800_000_000.0
@@ -21,31 +21,31 @@ def url_of(uid: str = UID, download_type: DownloadType = DEFAULT) -> str:
 
 def requested(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
     """Return an intent, made and due at ``NOW``."""
-    return replace(download.request(uid, download_type, NOW), **changes)
+    return replace(transitions.request(uid, download_type, NOW), **changes)
 
 
 def in_progress(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
     """Return a download that Cloudflare accepted at ``NOW``, to be looked at a minute later."""
-    row = download.create_sent(requested(uid, download_type), NOW)
-    return replace(download.create_accepted(row, 0.0, NOW + 60, NOW), **changes)
+    row = transitions.create_sent(requested(uid, download_type), NOW)
+    return replace(transitions.create_accepted(row, 0.0, NOW + 60, NOW), **changes)
 
 
 def ready(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
     """Return a download that was found ready at ``NOW``, with nothing more to do."""
     row = in_progress(uid, download_type)
-    return replace(download.listed_ready(row, url_of(uid, download_type), None, NOW), **changes)
+    return replace(transitions.listed_ready(row, url_of(uid, download_type), None, NOW), **changes)
 
 
 def failed(**changes: Any) -> Download:
     """Return a download that ended in ``error`` at ``NOW``."""
-    return replace(download.fail(in_progress(), "10005", "no such codec", NOW), **changes)
+    return replace(transitions.fail(in_progress(), "10005", "no such codec", NOW), **changes)
 
 
 def deleting(**changes: Any) -> Download:
     """Return a ready download that somebody wanted deleted at ``NOW``."""
-    return replace(download.delete(ready(), NOW), **changes)
+    return replace(transitions.delete(ready(), NOW), **changes)
 
 
 def deleted(**changes: Any) -> Download:
     """Return a tombstone."""
-    return replace(download.deleted(deleting(), NOW), **changes)
+    return replace(transitions.deleted(deleting(), NOW), **changes)

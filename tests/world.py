@@ -7,19 +7,20 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from stream_downloads.advance import Outcome
-from stream_downloads.budget import Budget
-from stream_downloads.cloudflare import StreamClient
-from stream_downloads.download import Download, DownloadType
-from stream_downloads.poller import Poller, Summary
-from stream_downloads.service import Service
+from stream_downloads.adapters.shared_state import Budget
+from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.domain.download import Download, DownloadType
+from stream_downloads.services.dependencies import Service
+from stream_downloads.services.poll import Poller, Summary
+from stream_downloads.services.steps import Outcome
 from tests.memory import MemoryControl, MemoryDownloads
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator, Webhook
 from tests.template import environment
 
 os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 
-from functions.receive_webhook import app as receive_webhook
+
+from stream_downloads.services.receive import receive
 
 WEBHOOK_URL = "https://receive.lambda-url.us-east-1.on.aws/"
 START = 1_800_000_000.0
@@ -58,11 +59,11 @@ class FixedCredentials:
         self._settings = settings
 
     def headers(self) -> Mapping[str, str]:
-        """As `stream_downloads.credentials.ApiCredentials.headers`."""
+        """As `stream_downloads.adapters.secrets.ApiCredentials.headers`."""
         return {"Authorization": f"Bearer {self._settings.api_token}"}
 
     def refresh(self) -> bool:
-        """As `stream_downloads.credentials.ApiCredentials.refresh`."""
+        """As `stream_downloads.adapters.secrets.ApiCredentials.refresh`."""
         return False
 
 
@@ -73,12 +74,12 @@ class FixedSecrets:
         self._simulator = simulator
 
     def candidates(self) -> tuple[bytes, ...]:
-        """As `stream_downloads.credentials.SigningSecrets.candidates`."""
+        """As `stream_downloads.adapters.secrets.SigningSecrets.candidates`."""
         subscription = self._simulator.outbox.subscription
         return (subscription.secret.encode(),) if subscription else ()
 
     def refresh(self) -> None:
-        """As `stream_downloads.credentials.SigningSecrets.refresh`."""
+        """As `stream_downloads.adapters.secrets.SigningSecrets.refresh`."""
 
 
 class World:
@@ -163,7 +164,7 @@ class World:
         """Send one webhook; the status of the answer."""
         secrets: Any = self.secrets
         event = function_url_event(webhook.body, webhook.headers)
-        answer = receive_webhook.receive(self.webhook_service, secrets, event)
+        answer = receive(self.webhook_service, secrets, event)
         return int(answer["statusCode"])
 
     def poll(self, window: float = 0.0, timeout: float = 80.0) -> Summary:

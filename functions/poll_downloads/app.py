@@ -6,10 +6,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from stream_downloads import payload
-from stream_downloads.observability import Metric, logger, observed, record
-from stream_downloads.poller import BATCH, Poller
-from stream_downloads.service import Service
+from stream_downloads.adapters.observability import Metric, logger, observed, record
+from stream_downloads.domain import commands
+from stream_downloads.services.dependencies import Service
+from stream_downloads.services.poll import BATCH, Poller
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -21,7 +21,7 @@ WINDOW = float(os.environ["POLL_WINDOW_SECONDS"])
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """One run of the poller."""
-    payload.nothing(event, "PollDownloads")
+    commands.nothing(event, "PollDownloads")
     with ThreadPoolExecutor(BATCH) as pool:
         poller = Poller(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map)
         summary = poller.run(WINDOW)

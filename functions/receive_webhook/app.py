@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from stream_downloads import aws, intents, webhook
-from stream_downloads.advance import Verdict
-from stream_downloads.budget import Asker
-from stream_downloads.credentials import SecretUnavailable, SigningSecrets
-from stream_downloads.download import Download, Step, VideoFacts
-from stream_downloads.observability import Metric, described, logger, observed, record
-from stream_downloads.service import Service
-from stream_downloads.table import LostRace, Unreadable
-from stream_downloads.webhook import UnauthenticReason
-
-if TYPE_CHECKING:
-    from stream_downloads.webhook import Delivery, VideoEvent
-
-# The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
-CREATE_SECONDS: Final = 2.5
-ALL_CREATES_SECONDS: Final = 4.0
-OUR_FAULT: Final = (
-    SecretUnavailable,
-    webhook.NoSecret,
-    LostRace,
-    Unreadable,
-    ClientError,
-    BotoCoreError,
-)
-STALE: Final = (UnauthenticReason.TOO_OLD, UnauthenticReason.TOO_NEW)
+from stream_downloads.adapters import aws
+from stream_downloads.adapters.observability import observed
+from stream_downloads.adapters.secrets import SigningSecrets
+from stream_downloads.services.dependencies import Service
+from stream_downloads.services.receive import receive
 
 SERVICE = Service.from_environment()
 SECRETS = SigningSecrets(aws.client("secretsmanager"), os.environ["WEBHOOK_SECRET_ARN"])
@@ -39,104 +17,5 @@ SECRETS = SigningSecrets(aws.client("secretsmanager"), os.environ["WEBHOOK_SECRE
 
 @observed
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """One webhook."""
+    """Answer one webhook."""
     return receive(SERVICE, SECRETS, event)
-
-
-def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) -> dict[str, Any]:
-    """One webhook: 200 only once the intent is durable, and whatever comes after."""
-    now = service.clock()
-    try:
-        delivery = webhook.unwrap(event)
-        verify(delivery, secrets, now)
-        video = webhook.parse(delivery.body)
-        rows = record_intent(service, video, now)
-    except webhook.BadTransport as refusal:
-        return answer(refusal.status, "bad_transport", refusal)
-    except webhook.Unauthentic as refusal:
-        if refusal.reason in STALE:
-            record(Metric.STALE_SIGNATURES)
-        return answer(403, "unauthentic", refusal)
-    except webhook.Unusable as refusal:
-        return answer(200, "unusable", refusal)
-    except OUR_FAULT as error:
-        return answer(500, "failed", error)
-    logger.append_keys(video_uid=video.uid)
-    create_at_once(service, rows)
-    if video.state == "error":
-        return answer(200, "video_failed")
-    return answer(200, "recorded" if rows else "already_known")
-
-
-def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
-    """Check the signature; if it is wrong, once more with what the secret may have become."""
-    try:
-        webhook.verify(delivery.body, delivery.signature, secrets.candidates(), now)
-    except webhook.Unauthentic as refusal:
-        if refusal.reason is not UnauthenticReason.MISMATCH:
-            raise
-        fresh = secrets.refresh()
-        if fresh is None:
-            raise
-        webhook.verify(delivery.body, delivery.signature, fresh, now)
-
-
-def record_intent(service: Service, video: VideoEvent, now: float) -> list[Download]:
-    """Write down what the webhook means, before it is answered."""
-    facts = VideoFacts(
-        requires_signed_url=video.requires_signed_url,
-        creator=video.creator,
-        name=video.name,
-        duration_seconds=video.duration_seconds,
-    )
-    types = service.download_types
-    if video.state == "ready":
-        return intents.video_is_ready(service.downloads, video.uid, types, facts, now)
-    reason = (video.error_code, video.error_message)
-    intents.video_has_failed(service.downloads, video.uid, types, facts, *reason, now)
-    return []
-
-
-def create_at_once(service: Service, rows: list[Download]) -> None:
-    """Create what was opened; what cannot be done now stays due, and the poller does it."""
-    ends_at = service.monotonic() + ALL_CREATES_SECONDS
-    try:
-        pace = service.pace()
-        for row in rows:
-            if row.step is not Step.CREATE or (row.due_at or 0.0) > service.clock():
-                continue
-            seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
-            if seconds <= 0:
-                return
-            grant = service.budget.take(1, Asker.WEBHOOK)
-            if not grant.count:
-                return
-            outcome = service.advancer().advance([row], grant, pace, seconds)
-            service.budget.settle()
-            if outcome.verdict is Verdict.CREDENTIALS:
-                service.credentials.refresh()
-                return
-    except Exception:  # noqa: BLE001 - the intent is durable: nothing here can undo the 200
-        logger.exception("The create could not be made at once; the poller will make it")
-
-
-def answer(status: int, outcome: str, reason: Exception | None = None) -> dict[str, Any]:
-    """The HTTP answer: the same few words for every reason, which only the log tells."""
-    record(Metric.WEBHOOKS, outcome=outcome)
-    details = {"outcome": outcome, "status": status, **(described(reason) if reason else {})}
-    (logger.error if status >= 500 else logger.info)("Webhook", extra=details)
-    return {
-        "statusCode": status,
-        "headers": {"Content-Type": "text/plain; charset=utf-8"},
-        "body": ANSWERS[status],
-    }
-
-
-ANSWERS: Final = {
-    200: "ok",
-    400: "bad request",
-    403: "forbidden",
-    405: "method not allowed",
-    413: "payload too large",
-    500: "internal error",
-}

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from stream_downloads.advance import VERIFY_AFTER
-from stream_downloads.budget import SLACK, WINDOW, Budget
-from stream_downloads.control import ControlTable, Record
-from stream_downloads.download import Download, DownloadType, Step, listed_ready
-from stream_downloads.poller import Summary
-from stream_downloads.table import DownloadsTable, to_item
+from stream_downloads.adapters.downloads_table import DownloadsTable, to_item
+from stream_downloads.adapters.shared_state import Budget, ControlTable, Record
+from stream_downloads.domain.download import Download, DownloadType, Step
+from stream_downloads.domain.request_budget import SLACK, WINDOW
+from stream_downloads.domain.transitions import listed_ready
+from stream_downloads.services.poll import Summary
+from stream_downloads.services.steps import VERIFY_AFTER
 from tests.memory import Key, MemoryControl, MemoryDownloads
 from tests.simulator import RateLimiter, download_url
 from tests.template import table_schema

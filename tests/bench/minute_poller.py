@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from stream_downloads.cloudflare import StreamClient
-from stream_downloads.download import DownloadType
+from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.domain.download import DownloadType
 from tests.world import VirtualClock
 
 BATCH = 16

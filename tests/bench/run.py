@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from stream_downloads.download import DownloadType, Status
-from stream_downloads.observability import logger
+from stream_downloads.adapters.observability import logger
+from stream_downloads.domain.download import DownloadType, Status
 from tests.bench.capacity import MeteredWorld, Units
 from tests.bench.minute_poller import MinutePoller
 from tests.bench.workloads import Workload

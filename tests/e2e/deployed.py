@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import urllib3
 from boto3.dynamodb.types import TypeDeserializer
 
-from stream_downloads import webhook
-from stream_downloads.table import iso_time
+from stream_downloads.domain import webhook
+from stream_downloads.domain.download import iso_time
 from tests.deployment import Stack, client, deploy
 from tests.emulator import Emulator
 from tests.simulator import Settings, SimulatorServer, StreamSimulator

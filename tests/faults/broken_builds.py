@@ -56,7 +56,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "DynamoDB's condition on the version is dropped",
         6,
-        f"{PACKAGE}/table.py",
+        f"{PACKAGE}/adapters/downloads_table.py",
         '            "#version = :version",\n',
         '            "attribute_exists(#version) OR :version = :version",\n',
         ("tests/integration/test_table.py",),
@@ -64,33 +64,33 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a create publishes",
         4,
-        f"{PACKAGE}/advance.py",
+        f"{PACKAGE}/services/steps.py",
         "        return self._saved(Verdict.ANSWERED, accepted)\n\n    def _create_failed",
         "        if state and state.url:\n"
-        "            accepted = download.listed_ready(accepted, state.url, None, now)\n"
+        "            accepted = transitions.listed_ready(accepted, state.url, None, now)\n"
         "        return self._saved(Verdict.ANSWERED, accepted)\n\n    def _create_failed",
         (CRASHES,),
     ),
     Break(
         "nothing is written before a create is sent",
         5,
-        f"{PACKAGE}/advance.py",
-        "row = self.downloads.save(download.create_sent(row, self.clock()))",
-        "row = download.create_sent(row, self.clock())",
+        f"{PACKAGE}/services/steps.py",
+        "row = self.downloads.save(transitions.create_sent(row, self.clock()))",
+        "row = transitions.create_sent(row, self.clock())",
         (CRASHES,),
     ),
     Break(
         "an ambiguous create is followed by another",
         5,
-        f"{PACKAGE}/advance.py",
-        "return self._saved(verdict, download.try_again(row, max(retry_at, row.due_at or 0)))",
-        "return self._saved(verdict, download.create_not_sent(row, retry_at))",
+        f"{PACKAGE}/services/steps.py",
+        "verdict, transitions.try_again(row, max(retry_at, row.due_at or 0))",
+        "verdict, transitions.create_not_sent(row, retry_at)",
         (CRASHES,),
     ),
     Break(
         "the gate is not closed after a 429",
         7,
-        f"{PACKAGE}/advance.py",
+        f"{PACKAGE}/services/steps.py",
         "            self.budget.close(error.retry_after)\n",
         "",
         (CRASHES,),
@@ -98,7 +98,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the gate is not looked at",
         7,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/domain/request_budget.py",
         "        if now < self.blocked_until:\n            return 0\n",
         "",
         (CRASHES,),
@@ -106,7 +106,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the gate opens as soon as Cloudflare says, however absurd",
         7,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/domain/request_budget.py",
         "seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after",
         "seconds = 0.0 if retry_after is None else retry_after",
         (CRASHES,),
@@ -114,7 +114,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the budget forgets what it granted",
         7,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/domain/request_budget.py",
         "granted = {**granted, second: granted.get(second, 0) + count}",
         "granted = {second: count}",
         (CHAOS, "tests/unit/test_budget.py"),
@@ -122,7 +122,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a lost race for the budget counts as won",
         7,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/adapters/shared_state.py",
         "            return Grant(0, left=free)\n        return Grant(count",
         "            pass\n        return Grant(count",
         ("tests/unit/test_budget.py",),
@@ -130,7 +130,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a grant is used however old it is",
         7,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/adapters/shared_state.py",
         "return self._monotonic() <= grant.use_by",
         "return True",
         (CATALOGUE, "tests/unit/test_budget.py"),
@@ -138,7 +138,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the lease is forgotten",
         6,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/adapters/shared_state.py",
         '        if held and record.value.get("owner") != self._owner:\n            return False\n',
         "",
         (OVERLAPS, CATALOGUE, "tests/unit/test_budget.py"),
@@ -146,7 +146,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "any host is accepted",
         4,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/download.py",
         r'r"https://(?:[a-z0-9-]+\.)?(?:cloudflarestream\.com|videodelivery\.net)"',
         'r"https?://[^/]+"',
         (CATALOGUE,),
@@ -154,7 +154,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a lookalike host is accepted",
         4,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/download.py",
         r"(?:[a-z0-9-]+\.)?(?:cloudflarestream",
         r"(?:[a-z0-9-]+\.?)?(?:cloudflarestream",
         (CATALOGUE,),
@@ -162,7 +162,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "another video's url is accepted",
         4,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/download.py",
         "found.groups() == (video_uid, file_name[download_type])",
         "found[2] == file_name[download_type]",
         (CATALOGUE,),
@@ -170,7 +170,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the url stays while the download is deleted",
         4,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "        status=Status.DELETING,\n        updated_at=_later(row, now),\n"
         "        ready_at=None,\n        url=None,\n",
         "        status=Status.DELETING,\n        updated_at=_later(row, now),\n"
@@ -180,7 +180,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a webhook revives a tombstone",
         6,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "    if row.reopens:\n        return request_again(row, now, lane=lane)\n",
         "    if not row.url:\n        return request_again(row, now, lane=lane)\n",
         (CRASHES,),
@@ -188,7 +188,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a delete does not wait for a create on its way",
         6,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "return now if row.sent_at is None else max(now, row.sent_at + CREATE_SETTLES_AFTER)",
         "return now",
         ("tests/unit/test_download.py",),
@@ -196,7 +196,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a request by hand does not clear what is still there",
         2,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "step=Step.DELETE if clear_first else Step.CREATE",
         "step=Step.CREATE",
         (CRASHES, "tests/unit/test_download.py"),
@@ -204,7 +204,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a failed download is created again over the old one",
         2,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "        step=Step.DELETE,\n        due_at=now + RECREATE_PAUSES[row.recreations],",
         "        step=Step.CREATE,\n        due_at=now + RECREATE_PAUSES[row.recreations],",
         (CRASHES,),
@@ -212,7 +212,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the signature's comparison is left out",
         8,
-        f"{PACKAGE}/webhook.py",
+        f"{PACKAGE}/domain/webhook.py",
         "    if not any(matches):\n        raise Unauthentic(UnauthenticReason.MISMATCH)\n",
         "",
         (CHAOS, "tests/unit/test_webhook_signature.py"),
@@ -220,7 +220,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a stale signature is taken",
         8,
-        f"{PACKAGE}/webhook.py",
+        f"{PACKAGE}/domain/webhook.py",
         "    if age > tolerance:\n        raise Unauthentic(UnauthenticReason.TOO_OLD)\n",
         "",
         ("tests/unit/test_webhook_signature.py",),
@@ -228,7 +228,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a webhook is answered before the intent is written",
         1,
-        "functions/receive_webhook/app.py",
+        "layers/stream_downloads/stream_downloads/services/receive.py",
         "        rows = record_intent(service, video, now)\n",
         "        rows = []\n",
         (CRASHES,),
@@ -236,7 +236,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a table that fails is answered 200",
         1,
-        "functions/receive_webhook/app.py",
+        "layers/stream_downloads/stream_downloads/services/receive.py",
         '        return answer(500, "failed", error)\n',
         '        return answer(200, "failed", error)\n',
         (CRASHES,),
@@ -244,7 +244,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a refused signature is not tried with the rotated secret",
         1,
-        "functions/receive_webhook/app.py",
+        "layers/stream_downloads/stream_downloads/services/receive.py",
         "        fresh = secrets.refresh()\n",
         "        fresh = None\n",
         (CATALOGUE,),
@@ -252,7 +252,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "credentials are not read again when refused",
         2,
-        f"{PACKAGE}/poller.py",
+        f"{PACKAGE}/services/poll.py",
         "if self._refreshed or not self._service.credentials.refresh():",
         "if True:",
         (CRASHES,),
@@ -260,7 +260,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the token is logged",
         9,
-        f"{PACKAGE}/cloudflare.py",
+        f"{PACKAGE}/adapters/stream_api.py",
         "        headers = _checked_headers(self._authorization())\n",
         "        headers = _checked_headers(self._authorization())\n"
         "        from stream_downloads.observability import logger\n"
@@ -270,7 +270,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the signature is logged",
         9,
-        "functions/receive_webhook/app.py",
+        "layers/stream_downloads/stream_downloads/services/receive.py",
         "        verify(delivery, secrets, now)\n",
         "        verify(delivery, secrets, now)\n"
         '        logger.info("verified", extra={"by": str(delivery.signature)[-64:]})\n',
@@ -279,7 +279,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "an unforeseen error of one row ends the run",
         10,
-        f"{PACKAGE}/poller.py",
+        f"{PACKAGE}/services/poll.py",
         "        except Exception:  # noqa: BLE001 - one bad row blocks no other\n",
         "        except KeyError:\n",
         (CHAOS, CATALOGUE),
@@ -287,7 +287,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "reconciliation takes a video with one row for complete",
         3,
-        f"{PACKAGE}/reconcile.py",
+        f"{PACKAGE}/services/reconcile.py",
         "        if any((video.uid, kind) not in settled for kind in download_types)\n",
         "        if all((video.uid, kind) not in settled for kind in download_types)\n",
         (CRASHES,),
@@ -295,7 +295,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a video that is gone is believed at once",
         2,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "    if now - since < GONE_GRACE:\n",
         "    if now < since:\n",
         (CATALOGUE, "tests/unit/test_download.py"),
@@ -303,7 +303,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "an accepted create is never looked at",
         2,
-        f"{PACKAGE}/download.py",
+        f"{PACKAGE}/domain/transitions.py",
         "        step=Step.LIST,\n        due_at=look_at,\n        attempts=0,\n"
         "        created_at=now,\n        sent_at=None,\n",
         "        step=None,\n        due_at=None,\n        attempts=0,\n"
@@ -313,7 +313,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a backfill remembers a page before it has recorded its videos",
         3,
-        "functions/reconcile_library/app.py",
+        "layers/stream_downloads/stream_downloads/services/reconcile.py",
         "            recorded = record_page(",
         "            after_page()\n            recorded = record_page(",
         (CRASHES, "tests/integration/test_reconcile_library.py"),
@@ -321,7 +321,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "an answer may drip for ever",
         11,
-        f"{PACKAGE}/cloudflare.py",
+        f"{PACKAGE}/adapters/stream_api.py",
         "                if self._monotonic() >= deadline:\n",
         "                if self._monotonic() >= math.inf:\n",
         ("tests/integration/test_cloudflare_against_simulator.py",),
@@ -329,7 +329,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a connection waits for as long as the other side likes",
         11,
-        f"{PACKAGE}/connection.py",
+        f"{PACKAGE}/adapters/http.py",
         "        remaining = self._deadline - time.monotonic()\n",
         "        remaining = READ_SECONDS\n",
         ("tests/integration/test_cloudflare_against_simulator.py",),
@@ -337,7 +337,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a run does not care for the time that its function has left",
         11,
-        f"{PACKAGE}/poller.py",
+        f"{PACKAGE}/services/poll.py",
         "if self._remaining() <= STOP_BEFORE_TIMEOUT:",
         "if self._remaining() <= -1e9:",
         (CATALOGUE, "tests/unit/test_poller.py"),
@@ -345,7 +345,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "webhooks may use all of the limit",
         2,
-        f"{PACKAGE}/budget.py",
+        f"{PACKAGE}/domain/request_budget.py",
         "return max(0, limit // 2 - sum(self.at(now).others.values()))",
         "return 0",
         ("tests/unit/test_budget.py",),

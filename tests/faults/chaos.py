@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 
-from stream_downloads.download import DownloadType, Status
+from stream_downloads.domain.download import DownloadType, Status
 from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import DEADLY, Plan
 from tests.faults.stage import Stage

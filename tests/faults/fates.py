@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from stream_downloads.download import RECREATE_PAUSES, DownloadType, Status
+from stream_downloads.domain.download import DownloadType, Status
+from stream_downloads.domain.transitions import RECREATE_PAUSES
 from tests.faults.stage import BOTH, Stage
 from tests.simulator import Upload
 

@@ -22,7 +22,7 @@ EXAMPLE: Final = (Path(__file__).parents[2] / "events" / "video_ready.json").rea
 
 atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports(include=["stream_downloads"]):
-    from stream_downloads import webhook
+    from stream_downloads.domain import webhook
 
 
 def try_one(data: bytes) -> None:

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stream_downloads.budget import USE_WITHIN, WINDOW
-from stream_downloads.cloudflare import StreamClient
-from stream_downloads.download import Download, DownloadType, Status
-from stream_downloads.table import to_item
+from stream_downloads.adapters.downloads_table import to_item
+from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.domain.download import Download, DownloadType, Status
+from stream_downloads.domain.request_budget import USE_WITHIN, WINDOW
 from tests.simulator import Call, Fault, Response, Wire, download_url
 
 # Who may write which change of status; what is not here is forbidden. Invariant 6.

@@ -13,8 +13,8 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NewConnectionError, ProtocolError
 
-from stream_downloads.advance import Outcome
-from stream_downloads.download import Download
+from stream_downloads.domain.download import Download
+from stream_downloads.services.steps import Outcome
 from tests.world import VirtualClock
 
 Result = TypeVar("Result")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stream_downloads.download import Status
+from stream_downloads.domain.download import Status
 from tests.faults.sandbox import DEADLY, Blow, Sandbox
 from tests.faults.stage import BOTH, Stage
 from tests.simulator import Fault, Webhook

@@ -17,27 +17,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_downloads import download, observability, payload
-from stream_downloads.ask import NotNow
-from stream_downloads.budget import Budget
-from stream_downloads.cloudflare import CloudflareError, StreamClient
-from stream_downloads.credentials import ApiCredentials, SecretUnavailable, SigningSecrets
-from stream_downloads.download import Download, DownloadType
-from stream_downloads.payload import BadRequest
-from stream_downloads.poller import Poller
-from stream_downloads.service import Service
-from stream_downloads.table import LostRace
+from stream_downloads.adapters import observability
+from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.secrets import (
+    ApiCredentials,
+    SecretUnavailable,
+    SigningSecrets,
+    store_signing_secret,
+)
+from stream_downloads.adapters.shared_state import Budget
+from stream_downloads.adapters.stream_api import CloudflareError, StreamClient
+from stream_downloads.domain import commands, download, transitions
+from stream_downloads.domain.commands import BadRequest
+from stream_downloads.domain.download import Download, DownloadType
+from stream_downloads.services.dependencies import Service
+from stream_downloads.services.gateway import NotNow
+from stream_downloads.services.manage import QUEUES, manage
+from stream_downloads.services.poll import Poller
+from stream_downloads.services.receive import receive
+from stream_downloads.services.reconcile import Run
+from stream_downloads.services.register import register
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
 from tests.memory import MemoryControl, MemoryDownloads
 from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
 from tests.template import REFERENCES
 from tests.world import WEBHOOK_URL, VirtualClock, function_url_event
-
-from functions.manage_downloads import app as manage_downloads  # isort: skip
-from functions.receive_webhook import app as receive_webhook  # isort: skip
-from functions.reconcile_library import app as reconcile_library  # isort: skip
-from functions.register_webhook import app as register_webhook  # isort: skip
 
 if TYPE_CHECKING:
     import urllib3
@@ -352,9 +357,9 @@ class Stage:
         self._invoke(
             "reconcile",
             RECONCILE_SECONDS,
-            lambda function: reconcile_library.Run(
-                function.service, lambda: ends_at - self.clock(), map
-            ).reconcile(LOOKBACK_SECONDS, since),
+            lambda function: Run(function.service, lambda: ends_at - self.clock(), map).reconcile(
+                LOOKBACK_SECONDS, since
+            ),
         )
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
@@ -362,8 +367,8 @@ class Stage:
         return self._invoke(
             "manage",
             MANAGE_SECONDS,
-            lambda function: manage_downloads.manage(
-                function.service, payload.command(command), lambda: MANAGE_SECONDS
+            lambda function: manage(
+                function.service, commands.command(command), lambda: MANAGE_SECONDS
             ),
         )
 
@@ -371,8 +376,8 @@ class Stage:
         """Subscribe, or mend the subscription."""
 
         def run(function: Function) -> None:
-            register_webhook.SECRETS = function.vault
-            register_webhook.register(function.service, force=False)
+            store = partial(store_signing_secret, function.vault, SIGNING_SECRET)
+            register(function.service, WEBHOOK_URL, store, force=False)
 
         self._invoke("register", MANAGE_SECONDS, run)
 
@@ -447,7 +452,7 @@ class Stage:
 
     def poison(self) -> None:
         """Put a row into the table of which no step can succeed."""
-        self.downloads.add(download.request(POISON, DownloadType.DEFAULT, self.clock()))
+        self.downloads.add(transitions.request(POISON, DownloadType.DEFAULT, self.clock()))
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -482,7 +487,7 @@ class Stage:
         """The row that is due next; one that is ready only if it is by then."""
         first = [
             row
-            for queue in manage_downloads.QUEUES
+            for queue in QUEUES
             for row in self.downloads.due(queue, math.inf, 2)
             if row.video_uid != POISON
             and (queue != download.UPKEEP_QUEUE or (row.due_at or 0.0) <= upkeep_until)
@@ -498,7 +503,7 @@ def call_of(url: str) -> str:
 
 
 def _receive(function: Function, event: dict[str, Any]) -> dict[str, Any]:
-    return receive_webhook.receive(function.service, function.secrets, event)
+    return receive(function.service, function.secrets, event)
 
 
 def _client_error(code: str) -> ClientError:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_downloads import webhook
+from stream_downloads.domain import webhook
 from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
 from tests.faults.stage import SIGNING_SECRET, Stage
 from tests.unit.test_webhook_event import NOT_READABLE

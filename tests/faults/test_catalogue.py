@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream_downloads.download import Status
+from stream_downloads.domain.download import Status
 from tests.faults import scenarios
 from tests.faults.fates import wrong_ends
 from tests.faults.scenarios import SCENARIOS

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream_downloads.download import DownloadType
+from stream_downloads.domain.download import DownloadType
 from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import Blow, Plan
 from tests.faults.stage import BOTH, Stage

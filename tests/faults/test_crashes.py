@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from stream_downloads.download import Status
+from stream_downloads.domain.download import Status
 from tests.faults.sandbox import DEADLY, Plan, possible_blows
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import BOTH, Stage

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream_downloads.download import Status
+from stream_downloads.domain.download import Status
 from tests.faults.sandbox import Sandbox
 from tests.faults.scenarios import (
     ready_downloads,

@@ -12,8 +12,8 @@ import pytest
 import pytest_socket
 from moto import mock_aws
 
-from stream_downloads.cloudflare import StreamClient
-from stream_downloads.service import Service
+from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.services.dependencies import Service
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator
 from tests.template import REFERENCES, table_schema
 

@@ -13,16 +13,16 @@ import pytest
 import pytest_socket
 import urllib3
 
-from stream_downloads import connection
-from stream_downloads.cloudflare import (
+from stream_downloads.adapters import http
+from stream_downloads.adapters.stream_api import (
     DownloadState,
     NotReached,
-    RateLimit,
     RefusalKind,
     Refused,
     StreamClient,
 )
-from stream_downloads.download import DownloadType
+from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.request_budget import RateLimit
 from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def test_tls_holds_the_deadline_too(
     secure: SimulatorServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(connection, "_tls_context", lambda: trusting)
+    monkeypatch.setattr(http, "_tls_context", lambda: trusting)
     client = secure_client(secure)
     uid = secure.simulator.upload()
     assert client.list_downloads(uid, seconds=5) == {}
@@ -402,6 +402,6 @@ def test_tls_holds_the_deadline_too(
 
 
 def test_certificates_are_checked_by_default() -> None:
-    context = connection._tls_context()
+    context = http._tls_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from stream_downloads.control import Control, ControlTable, Record
+from stream_downloads.adapters.shared_state import Control, ControlTable, Record
 from tests.memory import MemoryControl
 from tests.template import REFERENCES
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stream_downloads import aws
-from stream_downloads.credentials import (
+from stream_downloads.adapters import aws
+from stream_downloads.adapters.secrets import (
     ApiCredentials,
     SecretUnavailable,
     SigningSecrets,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from functions.manage_downloads import app
-from stream_downloads import download, payload
-from stream_downloads.ask import NotNow
-from stream_downloads.download import Download, DownloadType, Status
-from stream_downloads.payload import BadRequest
-from stream_downloads.table import Unreadable
+from stream_downloads.adapters.downloads_table import Unreadable
+from stream_downloads.domain import commands, transitions
+from stream_downloads.domain.commands import BadRequest
+from stream_downloads.domain.download import Download, DownloadType, Status
+from stream_downloads.services import manage as manage_service
+from stream_downloads.services.gateway import NotNow
 from tests.simulator import Fault
 from tests.world import World
 
@@ -26,7 +26,7 @@ def world() -> World:
 
 
 def manage(world: World, remaining: float = 30.0, **command: Any) -> dict[str, Any]:
-    return app.manage(world.service, payload.command(command), lambda: remaining)
+    return manage_service.manage(world.service, commands.command(command), lambda: remaining)
 
 
 def follow(world: World, minutes: int = 3) -> None:
@@ -137,8 +137,8 @@ def test_a_row_that_cannot_be_opened_blocks_no_other(
 ) -> None:
     uids = [number * 32 for number in "abc"]
     for uid in uids:
-        row = download.request(uid, DEFAULT, world.clock())
-        world.downloads.add(download.fail(row, "1", "one", world.clock()))
+        row = transitions.request(uid, DEFAULT, world.clock())
+        world.downloads.add(transitions.fail(row, "1", "one", world.clock()))
     get = world.downloads.get
 
     def get_or_not(uid: str, kind: DownloadType) -> Download | None:
@@ -158,8 +158,8 @@ def test_a_row_that_cannot_be_opened_blocks_no_other(
 
 
 def test_a_retry_of_everything_stops_in_time_and_says_so(world: World) -> None:
-    row = download.request("a" * 32, DEFAULT, world.clock())
-    world.downloads.add(download.fail(row, "code", "message", world.clock()))
+    row = transitions.request("a" * 32, DEFAULT, world.clock())
+    world.downloads.add(transitions.fail(row, "code", "message", world.clock()))
     answer = manage(world, remaining=1.0, action="retry")
     assert answer["retried"] == 0
     assert "send the same again" in answer["ended"]

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from functions.poll_downloads import app as poll_downloads
-from functions.receive_webhook import app as receive_webhook
-from functions.reconcile_library import app as reconcile_library
-from stream_downloads import observability, webhook
-from stream_downloads.download import DownloadType
-from stream_downloads.observability import Metric, logger
+from stream_downloads.adapters import observability
+from stream_downloads.adapters.observability import Metric, logger
+from stream_downloads.domain import webhook
+from stream_downloads.domain.download import DownloadType
+from stream_downloads.services.receive import receive
+from stream_downloads.services.reconcile import Run
 from tests.events import LambdaContext, encoded, video_event
 from tests.simulator import Fault
 from tests.template import environment, template
@@ -89,7 +90,7 @@ def poll(world: World, minutes: int = 3) -> None:
 
 
 def reconcile(world: World) -> None:
-    reconcile_library.Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, None)
+    Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, None)
 
 
 def send(world: World, body: bytes, *, age: float = 0.0) -> int:
@@ -98,7 +99,7 @@ def send(world: World, body: bytes, *, age: float = 0.0) -> int:
     (secret,) = secrets.candidates()
     header = webhook.sign(body, secret, int(world.clock() - age))
     event = function_url_event(body, {"Webhook-Signature": header})
-    return int(receive_webhook.receive(world.webhook_service, secrets, event)["statusCode"])
+    return int(receive(world.webhook_service, secrets, event)["statusCode"])
 
 
 def upload(world: World, **details: Any) -> str:
@@ -189,7 +190,7 @@ def test_a_backfill_that_waits_does_not_count_as_late() -> None:
     world = World()
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(72 * HOUR)
-    reconcile_library.Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, 0.0)
+    Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, 0.0)
     world.clock.sleep(3 * HOUR)
     with recording() as written:
         assert world.poll().requests > 0
@@ -245,7 +246,7 @@ def test_a_type_that_is_wanted_only_since_then_was_missed_by_no_webhook() -> Non
     world.clock.sleep(HOUR)
     both = world.make_service(600, tuple(DownloadType), 0.0, 1)
     with recording() as written:
-        reconcile_library.Run(both, lambda: 600.0, map).reconcile(48 * HOUR, None)
+        Run(both, lambda: 600.0, map).reconcile(48 * HOUR, None)
     assert written.total(Metric.VIDEOS_FOUND) == 0
     assert len(world.downloads.rows) == 2
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.poll_downloads import app
-from stream_downloads import download, intents
-from stream_downloads.download import DownloadType, Status, VideoFacts
-from stream_downloads.payload import BadRequest
-from stream_downloads.service import Service
+from stream_downloads.domain import transitions
+from stream_downloads.domain.commands import BadRequest
+from stream_downloads.domain.download import DownloadType, Status, VideoFacts
+from stream_downloads.services import intents
+from stream_downloads.services.dependencies import Service
 from tests.events import LambdaContext, load_event
 from tests.simulator import StreamSimulator
 from tests.template import REFERENCES
@@ -42,7 +43,7 @@ def want(service: Service, uid: str, *kinds: DownloadType) -> None:
 def hurry(service: Service, uid: str) -> None:
     """Let what has to be done next for a video be due now."""
     for row in service.downloads.of_video(uid):
-        service.downloads.save(download.try_again(row, service.clock()))
+        service.downloads.save(transitions.try_again(row, service.clock()))
 
 
 def test_what_is_wanted_is_created_then_listed_then_ready(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.receive_webhook import app
-from stream_downloads import download
-from stream_downloads.credentials import SigningSecrets
-from stream_downloads.download import DownloadType, Lane, Status, Step
-from stream_downloads.observability import logger
-from stream_downloads.service import Service
+from stream_downloads.adapters.observability import logger
+from stream_downloads.adapters.secrets import SigningSecrets
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import DownloadType, Lane, Status, Step
+from stream_downloads.services.dependencies import Service
 from tests.events import VIDEO_UID, LambdaContext, signed_event, video_event
 from tests.integration.conftest import WEBHOOK_SECRET
 from tests.simulator import Fault, StreamSimulator
@@ -95,7 +95,7 @@ def test_what_a_backfill_found_first_is_created_at_once(
 ) -> None:
     now = service.clock()
     service.downloads.add(
-        download.request(video, DownloadType.DEFAULT, now - 60, lane=Lane.BACKFILL)
+        transitions.request(video, DownloadType.DEFAULT, now - 60, lane=Lane.BACKFILL)
     )
     assert send(webhook(video_event(uid=video))) == 200
     row = service.downloads.get(video, DownloadType.DEFAULT)
@@ -108,8 +108,8 @@ def test_nothing_is_asked_before_it_is_due(
     simulator: StreamSimulator, service: Service, video: str
 ) -> None:
     now = service.clock()
-    row = download.request(video, DownloadType.DEFAULT, now, lane=Lane.BACKFILL)
-    service.downloads.add(download.create_sent(row, now))
+    row = transitions.request(video, DownloadType.DEFAULT, now, lane=Lane.BACKFILL)
+    service.downloads.add(transitions.create_sent(row, now))
     assert send(webhook(video_event(uid=video))) == 200
     there = service.downloads.get(video, DownloadType.DEFAULT)
     assert there is not None

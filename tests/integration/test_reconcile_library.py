@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from functions.reconcile_library import app
-from stream_downloads import download
-from stream_downloads.budget import Lease
-from stream_downloads.download import DownloadType, Lane, Status
-from stream_downloads.reconcile import PAGE, TooManyAtOnce
+from stream_downloads.adapters.shared_state import Lease
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import DownloadType, Lane, Status
+from stream_downloads.domain.library import PAGE, TooManyAtOnce
+from stream_downloads.services.reconcile import FIRST_RUN, Run
 from tests.simulator import Fault
 from tests.simulator.videos import Video
 from tests.world import World
@@ -30,7 +30,7 @@ def reconcile(
 ) -> dict[str, Any]:
     """One run that looks back 48 hours; ``seconds`` gives what is left each time it is asked."""
     remaining = (lambda: next(seconds)) if seconds else (lambda: 600.0)
-    return app.Run(world.service, remaining, map).reconcile(48 * HOUR, since)
+    return Run(world.service, remaining, map).reconcile(48 * HOUR, since)
 
 
 def upload(world: World, count: int, *, apart: float, **details: Any) -> list[str]:
@@ -69,7 +69,7 @@ def test_rows_that_exist_are_read_and_not_written(world: World) -> None:
 def test_only_the_type_that_lacks_a_row_is_requested() -> None:
     world = World(download_types=BOTH)
     (uid,) = upload(world, 1, apart=60)
-    world.downloads.add(download.request(uid, DownloadType.DEFAULT, world.clock()))
+    world.downloads.add(transitions.request(uid, DownloadType.DEFAULT, world.clock()))
     before = world.downloads.rows[uid, DownloadType.DEFAULT]
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT] == before
@@ -78,8 +78,8 @@ def test_only_the_type_that_lacks_a_row_is_requested() -> None:
 
 def test_a_tombstone_is_not_revived(world: World) -> None:
     (uid,) = upload(world, 1, apart=60)
-    row = download.request(uid, DownloadType.DEFAULT, world.clock())
-    gone = download.deleted(download.delete(row, world.clock()), world.clock())
+    row = transitions.request(uid, DownloadType.DEFAULT, world.clock())
+    gone = transitions.deleted(transitions.delete(row, world.clock()), world.clock())
     world.downloads.add(gone)
     assert reconcile(world)["videos_requested"] == 0
     assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.DELETED
@@ -87,8 +87,8 @@ def test_a_tombstone_is_not_revived(world: World) -> None:
 
 def test_a_row_that_ended_because_its_video_had_failed_is_opened_again(world: World) -> None:
     (uid,) = upload(world, 1, apart=60)
-    row = download.request(uid, DownloadType.DEFAULT, world.clock())
-    world.downloads.add(download.fail_video(row, "ERR", "message", world.clock()))
+    row = transitions.request(uid, DownloadType.DEFAULT, world.clock())
+    world.downloads.add(transitions.fail_video(row, "ERR", "message", world.clock()))
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.REQUESTED
 
@@ -181,11 +181,11 @@ def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World
     world.clock.now += HOUR
     first = reconcile(world, seconds=iter([600.0, 600.0, 10.0]))
     assert first["videos_seen"] == 2 * PAGE - 2  # a page begins a second before the end of the last
-    assert world.control.read(app.FIRST_RUN).version == 0
+    assert world.control.read(FIRST_RUN).version == 0
     second = reconcile(world)
     assert (second["ended"], videos_with_rows(world)) == ("done", set(uids))
     assert second["videos_seen"] < 2 * PAGE
-    assert world.control.read(app.FIRST_RUN).version == 1
+    assert world.control.read(FIRST_RUN).version == 1
     assert reconcile(world)["videos_seen"] == 3 * PAGE  # all of the last hours anew
 
 

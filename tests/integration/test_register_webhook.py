@@ -6,18 +6,18 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
 from functions.register_webhook import app
-from stream_downloads.ask import NotNow
-from stream_downloads.budget import Asker
-from stream_downloads.cloudflare import NotReached, Refused
-from stream_downloads.control import ControlTable
-from stream_downloads.credentials import SecretUnavailable
-from stream_downloads.payload import BadRequest
-from stream_downloads.service import Service
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.adapters.shared_state import ControlTable
+from stream_downloads.adapters.stream_api import NotReached, Refused
+from stream_downloads.domain.commands import BadRequest
+from stream_downloads.domain.request_budget import Asker
+from stream_downloads.services.dependencies import Service
+from stream_downloads.services.gateway import NotNow
+from stream_downloads.services.register import ForeignSubscription
 from tests.events import LambdaContext, load_event
 from tests.simulator import Fault, StreamSimulator
 from tests.template import REFERENCES
@@ -35,7 +35,6 @@ CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]
 def deployed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The function of this service."""
     monkeypatch.setattr(app, "SERVICE", service)
-    monkeypatch.setattr(app, "SECRETS", boto3.client("secretsmanager"))
 
 
 def invoke(event: object = None) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def test_a_foreign_subscription_is_left_alone_and_named(
 ) -> None:
     secret = subscribe(simulator, FOREIGN)
     before = stored(secretsmanager)
-    with pytest.raises(app.ForeignSubscription) as refused:
+    with pytest.raises(ForeignSubscription) as refused:
         invoke()
     assert FOREIGN in str(refused.value)
     assert secret not in str(refused.value)
@@ -132,7 +131,7 @@ def test_an_empty_answer_is_no_leave_to_take_a_foreign_subscription(
 ) -> None:
     theirs = simulator.outbox.subscribe(FOREIGN, 0.0)
     simulator.faults.script(Fault.RESULT_NULL, calls=["get webhook"])
-    with pytest.raises(app.ForeignSubscription):
+    with pytest.raises(ForeignSubscription):
         invoke()
     assert simulator.outbox.subscription == theirs
 
@@ -293,7 +292,7 @@ def test_a_secret_that_could_not_be_stored_is_stored_by_the_next_run(
         raise ClientError({"Error": {"Code": "InternalServiceError"}}, "PutSecretValue")
 
     with monkeypatch.context() as broken:
-        broken.setattr(app.SECRETS, "put_secret_value", refuse)
+        broken.setattr(app.STORE_SECRET.args[0], "put_secret_value", refuse)
         with pytest.raises(ClientError):
             invoke()
     answer = invoke()

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from stream_downloads import download
-from stream_downloads.download import Download, Lane, Status, Step
-from stream_downloads.table import (
+from stream_downloads.adapters.downloads_table import (
     Downloads,
     DownloadsTable,
     LostRace,
     Unreadable,
     from_item,
-    iso_time,
     to_item,
 )
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, Lane, Status, Step, iso_time
 from tests.memory import MemoryDownloads
 from tests.rows import (
     AUDIO,
@@ -234,7 +233,7 @@ def test_a_repeated_write_that_meets_its_own_success_has_succeeded(
 def test_two_who_write_the_same_in_the_same_instant_are_still_two(table: DownloadsTable) -> None:
     assert table.add(requested()) is None
     assert table.add(requested()) == requested(version=1)
-    sent = download.create_sent(requested(version=1), NOW)
+    sent = transitions.create_sent(requested(version=1), NOW)
     table.save(sent)
     with pytest.raises(LostRace):
         table.save(sent)

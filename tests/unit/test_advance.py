@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 
-from stream_downloads import download
-from stream_downloads.advance import LONGEST_RECORDING_SECONDS, VERIFY_AFTER, Outcome, Verdict
-from stream_downloads.budget import USE_WITHIN, Asker, Grant
-from stream_downloads.cloudflare import RefusalKind, Refused
-from stream_downloads.credentials import SecretUnavailable
-from stream_downloads.download import (
-    CREATE_SETTLES_AFTER,
-    DAY,
-    GONE_GRACE,
-    Download,
-    ErrorCode,
-    Status,
-    Step,
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.adapters.shared_state import Grant
+from stream_downloads.adapters.stream_api import RefusalKind, Refused
+from stream_downloads.domain import download, transitions
+from stream_downloads.domain.download import Download, ErrorCode, Status, Step
+from stream_downloads.domain.polling import Pace
+from stream_downloads.domain.request_budget import USE_WITHIN, Asker
+from stream_downloads.domain.transitions import CREATE_SETTLES_AFTER, DAY, GONE_GRACE
+from stream_downloads.services.steps import (
+    LONGEST_RECORDING_SECONDS,
+    VERIFY_AFTER,
+    Outcome,
+    Verdict,
 )
-from stream_downloads.schedule import Pace
 from tests.rows import AUDIO, DEFAULT, NOW, in_progress, ready, requested, url_of
 from tests.simulator import Fault
 from tests.world import World
@@ -145,7 +144,7 @@ def interrupted(world: World, row: Download, error: Exception | None = None) -> 
     def create(*_: Any, **__: Any) -> Any:
         there = world.downloads.get(*row.key)
         assert there is not None
-        world.downloads.save(download.delete(there, NOW))
+        world.downloads.save(transitions.delete(there, NOW))
         if error:
             raise error
         return {}
@@ -175,7 +174,7 @@ def test_a_refusal_without_a_reason_gets_our_own(world: World, uid: str) -> None
         raise Refused("create download", 422, RefusalKind.REJECTED)
 
     world.service.stream.create_download = create  # type: ignore[method-assign]
-    many = download.REFUSALS_AT_LEAST
+    many = transitions.REFUSALS_AT_LEAST
     row = kept(world, requested(uid, refused_since=NOW - DAY, attempts=many))
     [row] = advance(world, row).rows
     assert (row.error_code, row.error_message) == (ErrorCode.REFUSED, "Cloudflare answered 422.")
@@ -289,8 +288,8 @@ STEPS = {
     Step.CREATE: requested(),
     Step.LIST: in_progress(),
     Step.VERIFY: ready(step=Step.VERIFY, due_at=NOW),
-    Step.CONFIRM: download.list_not_found(in_progress(), NOW),
-    Step.DELETE: download.delete(in_progress(), NOW),
+    Step.CONFIRM: transitions.list_not_found(in_progress(), NOW),
+    Step.DELETE: transitions.delete(in_progress(), NOW),
 }
 
 
@@ -413,7 +412,7 @@ def test_one_list_serves_also_the_type_that_was_not_due(world: World, uid: str) 
 def test_a_create_that_may_still_be_under_way_is_not_judged_by_a_list(
     world: World, uid: str
 ) -> None:
-    row = kept(world, replace(download.create_sent(requested(uid), NOW), due_at=NOW))
+    row = kept(world, replace(transitions.create_sent(requested(uid), NOW), due_at=NOW))
     assert advance(world, row) == Outcome(Verdict.ANSWERED)
     assert world.downloads.get(uid, DEFAULT) == row
 
@@ -447,7 +446,7 @@ def test_a_race_that_is_lost_for_one_type_is_not_lost_for_the_other(world: World
 
 def test_a_list_that_loses_its_race_leaves_the_row_to_the_other(world: World, uid: str) -> None:
     stale = created(world, uid)
-    world.downloads.save(download.delete(stale, NOW))
+    world.downloads.save(transitions.delete(stale, NOW))
     world.clock.sleep(60)
     assert advance(world, stale) == Outcome(Verdict.LOST_RACE)
     there = world.downloads.get(uid, DEFAULT)
@@ -523,7 +522,7 @@ def test_a_longer_retention_saves_what_was_to_be_deleted(
 
 
 def asked(uid: str) -> Download:
-    return download.not_found(requested(uid), NOW)
+    return transitions.not_found(requested(uid), NOW)
 
 
 def test_a_video_that_is_there_gets_its_create_and_its_facts(world: World) -> None:
@@ -577,7 +576,9 @@ def test_a_live_recording_over_four_hours_gets_no_download(
 
 def test_a_confirm_serves_all_types_of_a_video(world: World) -> None:
     uid = world.simulator.upload(webhook_delays=(), error_code="ERR_NON_VIDEO")
-    rows = [kept(world, download.not_found(requested(uid, kind), NOW)) for kind in (DEFAULT, AUDIO)]
+    rows = [
+        kept(world, transitions.not_found(requested(uid, kind), NOW)) for kind in (DEFAULT, AUDIO)
+    ]
     assert {row.status for row in advance(world, *rows).rows} == {Status.ERROR}
     assert world.simulator.counts() == {"get video": 1}
 
@@ -588,14 +589,14 @@ def test_a_confirm_serves_all_types_of_a_video(world: World) -> None:
 @pytest.mark.parametrize("answer", ["empty", "not found"])
 def test_what_is_not_there_counts_as_deleted(world: World, uid: str, answer: Any) -> None:
     world.simulator.settings.nothing_created = answer
-    row = advanced(world, download.delete(in_progress(uid), NOW))
+    row = advanced(world, transitions.delete(in_progress(uid), NOW))
     assert (row.status, row.step) == (Status.DELETED, None)
 
 
 def test_a_delete_takes_its_own_type_alone(world: World, uid: str) -> None:
     row = created(world, uid)
     created(world, uid, AUDIO)
-    [row] = advance(world, world.downloads.save(download.delete(row, NOW))).rows
+    [row] = advance(world, world.downloads.save(transitions.delete(row, NOW))).rows
     assert row.status is Status.DELETED
     assert list(world.simulator.videos[uid].downloads) == ["audio"]
 
@@ -608,7 +609,7 @@ def test_the_url_goes_before_the_download_does(world: World, uid: str) -> None:
 
 
 def test_a_delete_that_cloudflare_refuses_ends_in_error_after_a_day(world: World, uid: str) -> None:
-    row = kept(world, download.delete(in_progress(uid), NOW))
+    row = kept(world, transitions.delete(in_progress(uid), NOW))
     world.simulator.faults.at_random(1.0, seed=0, among=[Fault.NOT_READY])
     while row.status is Status.DELETING:
         [row] = advance(world, row).rows

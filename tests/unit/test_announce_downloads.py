@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from functions.announce_downloads import app
-from stream_downloads import download
-from stream_downloads.download import Download, DownloadType, Status
-from stream_downloads.table import to_item
+from stream_downloads.adapters.downloads_table import to_item
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, DownloadType, Status
+from stream_downloads.services.announce import announce
 
 UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
 URL = f"https://customer-code.cloudflarestream.com/{UID}/downloads/default.mp4"
@@ -37,9 +37,9 @@ class Bus:
 
 
 def ready() -> Download:
-    row = download.request(UID, DownloadType.DEFAULT, 100.0)
-    row = download.create_accepted(row, 0.0, 130.0, 101.0)
-    return download.listed_ready(row, URL, None, 131.25)
+    row = transitions.request(UID, DownloadType.DEFAULT, 100.0)
+    row = transitions.create_accepted(row, 0.0, 130.0, 101.0)
+    return transitions.listed_ready(row, URL, None, 131.25)
 
 
 def change(before: Download | None, after: Download, number: int = 1) -> dict[str, Any]:
@@ -57,14 +57,14 @@ def change(before: Download | None, after: Download, number: int = 1) -> dict[st
 
 def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     bus: Any = Bus()
-    assert app.announce(bus, "bus", records) == {"batchItemFailures": []}
+    assert announce(bus, "bus", records) == {"batchItemFailures": []}
     assert {entry["Source"] for entry in bus.taken} <= {"stream-downloads"}
     assert {entry["EventBusName"] for entry in bus.taken} <= {"bus"}
     return [(entry["DetailType"], json.loads(entry["Detail"])) for entry in bus.taken]
 
 
 def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -> None:
-    before = download.request(UID, DownloadType.DEFAULT, 100.0)
+    before = transitions.request(UID, DownloadType.DEFAULT, 100.0)
     assert announced(change(before, ready())) == [
         (
             "Download Ready",
@@ -83,10 +83,10 @@ def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -
 
 
 def test_a_failure_and_a_deletion_are_announced() -> None:
-    row = download.request(UID, DownloadType.DEFAULT, 100.0)
-    failed = download.fail(row, "code", "message", 101.0)
-    deleting = download.delete(ready(), 200.0)
-    gone = download.deleted(deleting, 201.0)
+    row = transitions.request(UID, DownloadType.DEFAULT, 100.0)
+    failed = transitions.fail(row, "code", "message", 101.0)
+    deleting = transitions.delete(ready(), 200.0)
+    gone = transitions.deleted(deleting, 201.0)
     kinds = [kind for kind, _ in announced(change(None, failed), change(deleting, gone))]
     assert kinds == ["Download Failed", "Download Deleted"]
 
@@ -108,10 +108,10 @@ def test_a_removed_item_is_not_announced() -> None:
 
 
 def test_after_an_event_that_the_bus_refused_the_stream_goes_on_from_there() -> None:
-    before = download.request(UID, DownloadType.DEFAULT, 100.0)
+    before = transitions.request(UID, DownloadType.DEFAULT, 100.0)
     records = [change(before, ready(), number) for number in range(25)]
     bus: Any = Bus(refuse=frozenset({13}))
-    answer = app.announce(bus, "bus", records)
+    answer = announce(bus, "bus", records)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "13"}]}
     # Of the batch with the refused event the others went out: they come twice, never not at all.
     assert len(bus.taken) == 19

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from stream_downloads.budget import (
+from stream_downloads.adapters.shared_state import Budget, Lease
+from stream_downloads.domain.request_budget import (
     BLOCK_AT_MOST,
     BLOCK_WITHOUT_RETRY_AFTER,
     DATE_ERROR,
@@ -18,10 +19,8 @@ from stream_downloads.budget import (
     WINDOW,
     Allowance,
     Asker,
-    Budget,
-    Lease,
+    RateLimit,
 )
-from stream_downloads.cloudflare import RateLimit
 from tests.memory import MemoryControl
 from tests.world import START, VirtualClock
 

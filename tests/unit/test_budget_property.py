@@ -20,17 +20,15 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from stream_downloads import budget as budget_module
-from stream_downloads.budget import (
+from stream_downloads.adapters.shared_state import Budget, Grant, Record
+from stream_downloads.domain import request_budget as budget_module
+from stream_downloads.domain.request_budget import (
     BLOCK_AT_LEAST,
     CONNECT_WITHIN,
     USE_WITHIN,
     Allowance,
     Asker,
-    Budget,
-    Grant,
 )
-from stream_downloads.control import Record
 
 FIVE_MINUTES = 300.0
 START = 1_800_000_000.0
@@ -103,11 +101,11 @@ class Function:
         return self.record
 
     def read(self, _name: str) -> Record:
-        """As `stream_downloads.control.Control.read`."""
+        """As `stream_downloads.adapters.shared_state.Control.read`."""
         return self.record
 
     def write(self, _name: str, value: Mapping[str, Any], version: int) -> bool:
-        """As `stream_downloads.control.Control.write`."""
+        """As `stream_downloads.adapters.shared_state.Control.write`."""
         if version != self.table.version and not self.table.ignores_conflicts:
             return False
         self.table.value, self.table.version = dict(value), self.table.version + 1

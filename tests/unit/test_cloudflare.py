@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 import urllib3
 
-from stream_downloads import cloudflare, connection
-from stream_downloads.cloudflare import (
+from stream_downloads.adapters import http
+from stream_downloads.adapters.stream_api import (
     ApiMessage,
     DownloadState,
     NotReached,
-    RateLimit,
     RefusalKind,
     Refused,
     StreamClient,
     WebhookSubscription,
 )
-from stream_downloads.download import DownloadType
+from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.request_budget import RateLimit
+from stream_downloads.domain.video import Video
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 UID = "5d5bc37ffcf54c9b82e996823bffbb81"
@@ -163,7 +164,7 @@ def test_every_request_states_its_limits_and_follows_and_repeats_nothing() -> No
     assert request["redirect"] is False
     assert request["preload_content"] is False
     limits = request["timeout"]
-    assert limits.connect_timeout == connection.CONNECT_SECONDS
+    assert limits.connect_timeout == http.CONNECT_SECONDS
     assert limits.total == pytest.approx(5, abs=0.1)
 
 
@@ -359,7 +360,7 @@ VIDEO = {
 
 def test_a_video_is_read_in_full() -> None:
     video = client(OneAnswer(success(VIDEO))).get_video(UID, seconds=5)
-    assert video == cloudflare.Video(
+    assert video == Video(
         uid=UID,
         state="ready",
         ready_to_stream=True,
@@ -660,6 +661,6 @@ def test_nothing_is_read_once_the_time_of_an_answer_is_over() -> None:
             """No time at all."""
             return 1e-9
 
-    stream = connection._PacedStream(io.BytesIO(b"late"), Connection())  # type: ignore[arg-type]
+    stream = http._PacedStream(io.BytesIO(b"late"), Connection())  # type: ignore[arg-type]
     with pytest.raises(TimeoutError, match="did not end in time"):
         stream.readinto(bytearray(4))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stream_downloads.cloudflare import (
+from stream_downloads.adapters.stream_api import (
     CloudflareError,
     NotReached,
     RefusalKind,

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from functions.receive_webhook.app import ALL_CREATES_SECONDS, CREATE_SECONDS
-from stream_downloads.budget import Asker
-from stream_downloads.credentials import SecretUnavailable
-from stream_downloads.download import Download, Lane, Status, Step
-from stream_downloads.observability import logger
-from stream_downloads.table import Unreadable
+from stream_downloads.adapters.downloads_table import Unreadable
+from stream_downloads.adapters.observability import logger
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.domain.download import Download, Lane, Status, Step
+from stream_downloads.domain.request_budget import Asker
+from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
 from tests.memory import MemoryDownloads
 from tests.rows import AUDIO, DEFAULT, NOW, requested
 from tests.simulator import Fault

@@ -12,8 +12,8 @@ import pytest
 from aws_lambda_powertools.utilities.parameters import base
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from stream_downloads import credentials
-from stream_downloads.credentials import ApiCredentials, SecretUnavailable, SigningSecrets
+from stream_downloads.adapters import secrets
+from stream_downloads.adapters.secrets import ApiCredentials, SecretUnavailable, SigningSecrets
 
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:example-AbCdEf"
 VALUE = "value-that-nobody-may-see"
@@ -261,7 +261,7 @@ def test_a_secret_that_was_mended_is_found_within_seconds(
     with pytest.raises(SecretUnavailable):
         api.headers()
     secrets_manager.put(token("mended"))
-    clock.seconds += credentials.PAUSE_AFTER_FAILURE_SECONDS
+    clock.seconds += secrets.PAUSE_AFTER_FAILURE_SECONDS
     assert api.headers() == bearer("mended")
 
 
@@ -323,7 +323,7 @@ def test_the_secret_is_read_again_after_an_outage(
     with pytest.raises(SecretUnavailable):
         api.headers()
     secrets_manager.failure = None
-    clock.seconds += credentials.PAUSE_AFTER_FAILURE_SECONDS
+    clock.seconds += secrets.PAUSE_AFTER_FAILURE_SECONDS
     assert api.headers() == bearer(VALUE)
 
 
@@ -459,7 +459,7 @@ def test_a_refresh_during_an_outage_gives_the_stale_copies(
 
 
 def store(secrets_manager: SecretsManager, secret: str) -> bool:
-    return credentials.store_signing_secret(cast("Any", secrets_manager), ARN, secret)
+    return secrets.store_signing_secret(cast("Any", secrets_manager), ARN, secret)
 
 
 def test_a_new_secret_is_stored_and_the_old_one_kept(secrets_manager: SecretsManager) -> None:

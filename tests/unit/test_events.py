@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stream_downloads import webhook
+from stream_downloads.domain import webhook
 from tests.events import EVENTS, EXAMPLE_SECRET, EXAMPLE_TIME, encoded, load_event, signed_event
 
 FUNCTIONS = [

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream_downloads import download, intents
-from stream_downloads.download import Download, Lane, Status, Step, VideoFacts
-from stream_downloads.table import LostRace
+from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, Lane, Status, Step, VideoFacts
+from stream_downloads.services import intents
 from tests.memory import MemoryDownloads
 from tests.rows import AUDIO, DEFAULT, NOW, UID, deleted, failed, in_progress, ready, requested
 
@@ -104,7 +105,7 @@ def test_a_lost_race_is_read_again_and_judged_anew(table: Contested) -> None:
     table.lose = 2
     row = table.get(UID, DEFAULT)
     assert row is not None
-    changed = intents.change(table, row, lambda row: download.delete(row, NOW))
+    changed = intents.change(table, row, lambda row: transitions.delete(row, NOW))
     assert changed is not None
     assert (changed.status, changed.version) == (Status.DELETING, 4)
 
@@ -112,10 +113,10 @@ def test_a_lost_race_is_read_again_and_judged_anew(table: Contested) -> None:
 def test_a_change_that_somebody_else_has_made_is_not_made_twice(table: Contested) -> None:
     table.add(in_progress())
     table.lose = 1
-    table.change = lambda row: download.delete(row, NOW)
+    table.change = lambda row: transitions.delete(row, NOW)
     row = table.get(UID, DEFAULT)
     assert row is not None
-    assert intents.change(table, row, lambda row: download.delete(row, NOW)) is None
+    assert intents.change(table, row, lambda row: transitions.delete(row, NOW)) is None
 
 
 def test_a_row_that_a_person_has_deleted_stays_deleted(table: Contested) -> None:
@@ -124,7 +125,7 @@ def test_a_row_that_a_person_has_deleted_stays_deleted(table: Contested) -> None
     table.change = lambda _: None
     row = table.get(UID, DEFAULT)
     assert row is not None
-    assert intents.change(table, row, lambda row: download.delete(row, NOW)) is None
+    assert intents.change(table, row, lambda row: transitions.delete(row, NOW)) is None
     assert table.get(UID, DEFAULT) is None
 
 
@@ -134,4 +135,4 @@ def test_a_row_that_changes_all_the_time_is_given_up(table: Contested) -> None:
     row = table.get(UID, DEFAULT)
     assert row is not None
     with pytest.raises(LostRace, match=f"{UID}/default changes all the time"):
-        intents.change(table, row, lambda row: download.delete(row, NOW))
+        intents.change(table, row, lambda row: transitions.delete(row, NOW))

@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 
-from stream_downloads import observability
-from stream_downloads.observability import Metric, described, logger, observed, record, redact
+from stream_downloads.adapters import observability
+from stream_downloads.adapters.observability import (
+    Metric,
+    described,
+    logger,
+    observed,
+    record,
+    redact,
+)
 from tests.events import LambdaContext
 
 SIGNATURE = "4ba5cdef64ae9b342c03e80a48311bb4468ceff57873ea9fe3ed9fcee5e82696"

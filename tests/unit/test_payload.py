@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stream_downloads import payload
-from stream_downloads.download import DownloadType
-from stream_downloads.payload import Action, BadRequest, Command, LinkCommand
+from stream_downloads.domain import commands
+from stream_downloads.domain.commands import Action, BadRequest, Command, LinkCommand
+from stream_downloads.domain.download import DownloadType
 from tests.events import VIDEO_UID, load_event
 
 NOW = 1_800_000_000.0
@@ -16,23 +16,23 @@ NOW = 1_800_000_000.0
 
 def test_the_documented_payloads_are_taken() -> None:
     uid = VIDEO_UID
-    assert payload.command(load_event("manage_downloads_status")) == Command(
+    assert commands.command(load_event("manage_downloads_status")) == Command(
         Action.STATUS, None, None
     )
     audio = (DownloadType.AUDIO,)
-    assert payload.command({"action": "delete", "video_uid": uid, "download_types": ["audio"]}) == (
-        Command(Action.DELETE, uid, audio)
-    )
-    assert payload.command({"action": "link", "video_uid": uid}) == LinkCommand(
+    assert commands.command(
+        {"action": "delete", "video_uid": uid, "download_types": ["audio"]}
+    ) == (Command(Action.DELETE, uid, audio))
+    assert commands.command({"action": "link", "video_uid": uid}) == LinkCommand(
         uid, DownloadType.DEFAULT, 3600, None
     )
-    assert payload.command({"action": "retry"}) == Command(Action.RETRY, None, None)
-    assert payload.force({}) is False
-    assert payload.force({"force": True}) is True
-    assert payload.since({}, NOW) is None
-    assert payload.since({"since": "2024-01-01T00:00:00Z"}, NOW) == 1_704_067_200.0
-    assert payload.since({"since": "2024-01-01T02:00:00+02:00"}, NOW) == 1_704_067_200.0
-    payload.nothing({}, "PollDownloads")
+    assert commands.command({"action": "retry"}) == Command(Action.RETRY, None, None)
+    assert commands.force({}) is False
+    assert commands.force({"force": True}) is True
+    assert commands.since({}, NOW) is None
+    assert commands.since({"since": "2024-01-01T00:00:00Z"}, NOW) == 1_704_067_200.0
+    assert commands.since({"since": "2024-01-01T02:00:00+02:00"}, NOW) == 1_704_067_200.0
+    commands.nothing({}, "PollDownloads")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_documented_payloads_are_taken() -> None:
 )
 def test_a_bad_command_is_refused_with_what_is_wrong(event: Any, said: str) -> None:
     with pytest.raises(BadRequest, match=said) as refusal:
-        payload.command(event)
+        commands.command(event)
     assert str(refusal.value).endswith("Nothing was changed.")
 
 
@@ -92,15 +92,15 @@ def test_a_bad_command_is_refused_with_what_is_wrong(event: Any, said: str) -> N
 )
 def test_a_bad_since_is_refused_with_what_is_wrong(event: Any, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
-        payload.since(event, NOW)
+        commands.since(event, NOW)
 
 
 @pytest.mark.parametrize("event", [{"force": False}, {"force": 1}, {"Force": True}, [], None])
 def test_a_bad_force_is_refused(event: Any) -> None:
     with pytest.raises(BadRequest, match="RegisterWebhook takes"):
-        payload.force(event)
+        commands.force(event)
 
 
 def test_input_for_a_function_that_takes_none_is_refused() -> None:
     with pytest.raises(BadRequest, match="PollDownloads takes no input"):
-        payload.nothing({"now": True}, "PollDownloads")
+        commands.nothing({"now": True}, "PollDownloads")

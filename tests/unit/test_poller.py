@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
-from stream_downloads import download
-from stream_downloads.budget import Asker, Budget, Lease
-from stream_downloads.cloudflare import RateLimit
-from stream_downloads.download import DAY, Download, ErrorCode, Lane, Status, Step
-from stream_downloads.observability import logger
-from stream_downloads.poller import (
+from stream_downloads.adapters.observability import logger
+from stream_downloads.adapters.shared_state import Budget, Lease
+from stream_downloads.domain import download, transitions
+from stream_downloads.domain.download import Download, ErrorCode, Lane, Status, Step
+from stream_downloads.domain.polling import PACE
+from stream_downloads.domain.request_budget import Asker, RateLimit
+from stream_downloads.domain.transitions import DAY
+from stream_downloads.services.poll import (
     LEASE_SECONDS,
     REQUEST_SECONDS,
     STOP_BEFORE_TIMEOUT,
     Summary,
 )
-from stream_downloads.schedule import PACE
 from tests.memory import MemoryDownloads
 from tests.rows import AUDIO, DEFAULT, NOW, requested, url_of
 from tests.simulator import Fault
@@ -161,7 +162,7 @@ def test_a_run_says_how_long_the_oldest_live_row_has_waited() -> None:
     world = World(limit=50)
     for uid in (wanted(world), wanted(world)):
         row = row_of(world, uid)
-        world.downloads.save(download.try_again(row, NOW - 90))
+        world.downloads.save(transitions.try_again(row, NOW - 90))
     assert world.poll().oldest_due_seconds == 90.0
 
 

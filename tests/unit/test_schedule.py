@@ -11,9 +11,9 @@ from random import Random
 
 import pytest
 
-from stream_downloads import download
-from stream_downloads.download import Download, DownloadType, Lane, Step
-from stream_downloads.schedule import (
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, DownloadType, Lane, Step
+from stream_downloads.domain.polling import (
     LOOK_AFTER_AT_LEAST,
     LOOK_AFTER_AT_MOST,
     LOOK_AFTER_AT_MOST_EVER,
@@ -56,7 +56,7 @@ def looks_at(
         looks.append(at - NOW)
         percent = progress(at - NOW)
         following = next_look(row, percent, pace, at)
-        row = download.listed_in_progress(row, percent, following, at)
+        row = transitions.listed_in_progress(row, percent, following, at)
         at = following
     return looks
 
@@ -154,16 +154,16 @@ def test_the_chance_grows_with_the_time_since_the_last_look() -> None:
 
 
 def test_a_create_whose_answer_was_lost_is_worth_a_look_whatever_it_finds() -> None:
-    assert chance_ready(download.create_sent(requested(), NOW), IGNORANT, NOW) == 1.0
+    assert chance_ready(transitions.create_sent(requested(), NOW), IGNORANT, NOW) == 1.0
 
 
 def test_what_a_create_found_there_already_is_worth_a_look() -> None:
-    row = download.create_accepted(requested(), 100.0, NOW, NOW, was_there=True)
+    row = transitions.create_accepted(requested(), 100.0, NOW, NOW, was_there=True)
     assert chance_ready(row, IGNORANT, NOW + 1) == 1.0
 
 
 def test_a_download_that_was_there_before_its_create_is_worth_a_look() -> None:
-    row = download.create_accepted(requested(), 100.0, NOW, NOW, was_there=True)
+    row = transitions.create_accepted(requested(), 100.0, NOW, NOW, was_there=True)
     assert chance_ready(row, IGNORANT, NOW) == 1.0
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stream_downloads.download import DownloadType
-from stream_downloads.service import Service, download_types
+from stream_downloads.domain.download import DownloadType
+from stream_downloads.services.dependencies import Service, download_types
 from tests.template import environment
 
 SETTINGS = (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_downloads import webhook
-from stream_downloads.webhook import Unusable, UnusableReason, VideoEvent
+from stream_downloads.domain import webhook
+from stream_downloads.domain.webhook import Unusable, UnusableReason, VideoEvent
 from tests.events import VIDEO_UID, encoded, load_event, video_event
 
 R = UnusableReason

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_downloads import webhook
-from stream_downloads.webhook import NoSecret, Unauthentic, UnauthenticReason
+from stream_downloads.domain import webhook
+from stream_downloads.domain.webhook import NoSecret, Unauthentic, UnauthenticReason
 from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, load_event
 
 NOW = EXAMPLE_TIME

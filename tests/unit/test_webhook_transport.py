@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stream_downloads import webhook
-from stream_downloads.webhook import BadTransport, TransportReason
+from stream_downloads.domain import webhook
+from stream_downloads.domain.webhook import BadTransport, TransportReason
 from tests.events import load_event, signed_event
 
 MIB = 1024 * 1024

@@ -8,15 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stream_downloads import aws
-from stream_downloads.advance import Advancer
-from stream_downloads.budget import Budget
-from stream_downloads.cloudflare import StreamClient
-from stream_downloads.control import Control, ControlTable
-from stream_downloads.credentials import ApiCredentials
-from stream_downloads.download import DownloadType
-from stream_downloads.schedule import PACE, Pace
-from stream_downloads.table import Downloads, DownloadsTable
+from stream_downloads.adapters import aws
+from stream_downloads.adapters.downloads_table import Downloads, DownloadsTable
+from stream_downloads.adapters.secrets import ApiCredentials
+from stream_downloads.adapters.shared_state import Budget, Control, ControlTable
+from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.polling import PACE, Pace
+from stream_downloads.services.steps import Advancer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,17 +15,13 @@ if all grants of the last ``WINDOW`` + ``SLACK`` seconds, itself included, are w
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from stream_downloads.cloudflare import RateLimit
-    from stream_downloads.control import Control
+    from collections.abc import Mapping, Sequence
 
 WINDOW: Final = 300
 USE_WITHIN: Final = 2.0
@@ -44,8 +40,13 @@ TAKEN_OF_WHAT_REMAINS: Final = 0.9
 PROBE_SECONDS: Final = 10.0
 # An answer may raise the ceiling for this long; an older one can only lower it.
 NEWS_HOLDS: Final = 2.0
-# A closed gate must be written down, however many others write at the same time.
-_TRIES: Final = 20
+
+
+class RateLimit(NamedTuple):
+    """What the ``Ratelimit`` header of an answer says: requests left, seconds until the reset."""
+
+    remaining: int
+    reset_seconds: float
 
 
 class Asker(Enum):
@@ -185,143 +186,6 @@ class Allowance:
     def _second(self, now: float) -> int:
         # Time never goes back here, whichever of DynamoDB's machines answered.
         return max([math.floor(now), *self.webhooks, *self.others])
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Leave to send that many requests, soon.
-
-    Attributes:
-        count: how many; 0 if there is no allowance, the gate is closed, or a race was lost.
-        use_by: on the monotonic clock; a request that has not left by then must not leave.
-        left: how many more could have been granted after this one.
-        blocked_until: until when the gate is closed, epoch seconds; 0 if it is open.
-    """
-
-    count: int
-    use_by: float = 0.0
-    left: int = 0
-    blocked_until: float = 0.0
-
-
-class Budget:
-    """The allowance of the whole stack, shared through the control table."""
-
-    NAME: Final = "budget"
-
-    def __init__(
-        self, control: Control, limit: int, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        """``limit``: the most requests in any rolling five minutes."""
-        self._control = control
-        self._limit = limit
-        self._monotonic = monotonic
-        self._heard: tuple[RateLimit, float] | None = None
-        self._closed_at: float | None = None
-
-    def take(self, wanted: int, asker: Asker, *, leave: float = 0.0) -> Grant:
-        """Ask for leave to send up to ``wanted`` requests; nothing waits, and less may come.
-
-        Args:
-            wanted: how many, at least 1.
-            asker: who asks.
-            leave: the part of the limit, 0 to 1, that this kind of work leaves to others beside.
-
-        Raises:
-            botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
-        """
-        started = self._monotonic()
-        record = self._control.read(self.NAME)
-        allowance = Allowance.parse(record.value)
-        kept = allowance.kept_from(asker, self._limit, record.now) + math.ceil(leave * self._limit)
-        free = allowance.free(self._limit, record.now, kept=kept)
-        count = min(wanted, free)
-        blocked_until = allowance.blocked_until if record.now < allowance.blocked_until else 0.0
-        if count == 0:
-            return Grant(0, left=free, blocked_until=blocked_until)
-        granted = allowance.grant(count, record.now, asker)
-        if not self._control.write(self.NAME, granted.as_value(), record.version):
-            return Grant(0, left=free)
-        return Grant(count, use_by=started + USE_WITHIN, left=free - count)
-
-    def is_current(self, grant: Grant) -> bool:
-        """Whether a request under this grant may still leave: in time, and no 429 since."""
-        if self._closed_at is not None and grant.use_by <= self._closed_at + USE_WITHIN:
-            return False
-        return self._monotonic() <= grant.use_by
-
-    def close(self, retry_after: float | None) -> None:
-        """Cloudflare answered 429: close the gate for every function.
-
-        Args:
-            retry_after: seconds, as Cloudflare said; None if it did not, or not in seconds.
-        """
-        self._closed_at = self._monotonic()
-        self._change(lambda allowance, now: allowance.block(retry_after, now))
-
-    def observe(self, rate: RateLimit) -> None:
-        """Remember the least that Cloudflare said remains; ``settle`` writes it down."""
-        # Several threads may come here at once. One that overwrites another's figure loses a
-        # reading, not the guarantee: the next answer carries it again.
-        if self._heard is None or rate.remaining < self._heard[0].remaining:
-            self._heard = rate, self._monotonic()
-
-    def settle(self) -> None:
-        """Set the shared ceiling by what was observed, if that asks for one; mostly it does not."""
-        heard, self._heard = self._heard, None
-        if heard is None:
-            return
-        rate, at = heard
-        is_new = self._monotonic() - at <= NEWS_HOLDS
-        self._change(lambda allowance, now: allowance.heard(rate, self._limit, now, is_new=is_new))
-
-    def state(self) -> dict[str, Any]:
-        """For a person: the limit, what of it is used, and until when the gate is closed."""
-        record = self._control.read(self.NAME)
-        allowance = Allowance.parse(record.value).at(record.now)
-        blocked = record.now < allowance.blocked_until
-        return {
-            "limit": self._limit,
-            "used": allowance.used(),
-            "blocked_until": allowance.blocked_until if blocked else None,
-        }
-
-    def _change(self, change: Callable[[Allowance, float], Allowance]) -> None:
-        for _ in range(_TRIES):
-            record = self._control.read(self.NAME)
-            allowance = Allowance.parse(record.value)
-            changed = change(allowance, record.now)
-            if changed == allowance:
-                return
-            if self._control.write(self.NAME, changed.as_value(), record.version):
-                return
-
-
-class Lease:
-    """Leave to be the one who does something, for a while."""
-
-    def __init__(self, control: Control, name: str, owner: str, seconds: float) -> None:
-        """``owner`` names the one who asks; ``seconds`` is how long the lease holds unrenewed."""
-        self._control = control
-        self._name = name
-        self._owner = owner
-        self._seconds = seconds
-
-    def hold(self) -> bool:
-        """Take the lease or renew it; False if another holds it."""
-        return self._write(self._seconds)
-
-    def release(self) -> None:
-        """Give it back, so that the next one need not wait for its end."""
-        self._write(0.0)
-
-    def _write(self, seconds: float) -> bool:
-        record = self._control.read(self._name)
-        held = record.now < record.value.get("until", 0.0)
-        if held and record.value.get("owner") != self._owner:
-            return False
-        value = {"owner": self._owner, "until": record.now + seconds}
-        return self._control.write(self._name, value, record.version)
 
 
 def _packed(granted: Mapping[int, int]) -> list[int]:

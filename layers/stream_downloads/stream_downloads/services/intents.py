@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stream_downloads import download
-from stream_downloads.download import Download, DownloadType, Lane, VideoFacts
-from stream_downloads.table import LostRace
+from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, DownloadType, Lane, VideoFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stream_downloads.table import Downloads
+    from stream_downloads.adapters.downloads_table import Downloads
 
 _TRIES = 5
 
@@ -39,9 +39,9 @@ def video_is_ready(
     """
     opened = []
     for download_type in download_types:
-        wanted = download.request(video_uid, download_type, now, facts=facts, lane=lane)
+        wanted = transitions.request(video_uid, download_type, now, facts=facts, lane=lane)
         row = _add_or_change(
-            downloads, wanted, lambda row: download.video_is_ready(row, now, lane=lane)
+            downloads, wanted, lambda row: transitions.video_is_ready(row, now, lane=lane)
         )
         if row is not None:
             opened.append(row)
@@ -70,9 +70,9 @@ def video_has_failed(
     """
     written = []
     for download_type in download_types:
-        wanted = download.request(video_uid, download_type, now, facts=facts)
-        failed = download.fail_video(wanted, code, message, now)
-        row = _add_or_change(downloads, failed, lambda row: download.video_has_failed(row, now))
+        wanted = transitions.request(video_uid, download_type, now, facts=facts)
+        failed = transitions.fail_video(wanted, code, message, now)
+        row = _add_or_change(downloads, failed, lambda row: transitions.video_has_failed(row, now))
         if row is not None:
             written.append(row)
     return written

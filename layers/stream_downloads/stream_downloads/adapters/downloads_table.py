@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from stream_downloads.download import Download, DownloadType, Lane, Status, Step
-from stream_downloads.observability import logger
+from stream_downloads.adapters.observability import logger
+from stream_downloads.domain.download import Download, DownloadType, Lane, Status, Step, iso_time
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -297,11 +297,6 @@ def consumers_view(row: Download) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None
     }
-
-
-def iso_time(seconds: float) -> str:
-    """An instant as the consumers see it: ISO 8601, UTC, milliseconds, sorts as text."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _readable(items: list[dict[str, Any]]) -> Iterator[Download]:

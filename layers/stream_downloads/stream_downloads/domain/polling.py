@@ -17,7 +17,7 @@ from itertools import islice
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_downloads.download import Download, DownloadType, Lane, Status, Step
+from stream_downloads.domain.download import Download, DownloadType, Lane, Status, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

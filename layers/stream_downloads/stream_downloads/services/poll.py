@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_downloads.advance import Outcome, Verdict
-from stream_downloads.budget import Asker, Lease
-from stream_downloads.download import UPKEEP_QUEUE, Lane, Status, Step, queue_name
-from stream_downloads.observability import Metric, described, logger, record
-from stream_downloads.schedule import PACE, Pace, plan
+from stream_downloads.adapters.observability import Metric, described, logger, record
+from stream_downloads.adapters.shared_state import Lease
+from stream_downloads.domain.download import UPKEEP_QUEUE, Lane, Status, Step, queue_name
+from stream_downloads.domain.polling import PACE, Pace, plan
+from stream_downloads.domain.request_budget import Asker
+from stream_downloads.services.steps import Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from stream_downloads.budget import Grant
-    from stream_downloads.download import Download, DownloadType
-    from stream_downloads.schedule import Sample
-    from stream_downloads.service import Service
+    from stream_downloads.adapters.shared_state import Grant
+    from stream_downloads.domain.download import Download, DownloadType
+    from stream_downloads.domain.polling import Sample
+    from stream_downloads.services.dependencies import Service
 
 BATCH: Final = 16
 REQUEST_SECONDS: Final = 10.0

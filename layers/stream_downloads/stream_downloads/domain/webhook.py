@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from stream_downloads.download import VIDEO_UID
+from stream_downloads.domain.download import VIDEO_UID
 
 SIGNATURE_HEADER = "webhook-signature"
 TOLERANCE_SECONDS = 300

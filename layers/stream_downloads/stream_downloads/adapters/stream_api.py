@@ -20,8 +20,10 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
-from stream_downloads.connection import CONNECT_SECONDS, READ_SECONDS, bounded_pool
-from stream_downloads.download import VIDEO_UID, DownloadType
+from stream_downloads.adapters.http import CONNECT_SECONDS, READ_SECONDS, bounded_pool
+from stream_downloads.domain.download import VIDEO_UID, DownloadType
+from stream_downloads.domain.request_budget import RateLimit
+from stream_downloads.domain.video import Video, VideoPage
 
 _Result = TypeVar("_Result")
 
@@ -59,34 +61,6 @@ class DownloadState(NamedTuple):
     url: str | None
 
 
-class Video(NamedTuple):
-    """What concerns a video's downloads. Times are text, as Cloudflare sent them."""
-
-    uid: str
-    state: str
-    ready_to_stream: bool
-    created: str
-    creator: str | None
-    name: str | None
-    duration_seconds: float | None
-    require_signed_urls: bool | None
-    live_input: str | None
-    error_code: str | None
-    error_message: str | None
-    ready_at: str | None = None
-
-
-class VideoPage(NamedTuple):
-    """Part of the library.
-
-    ``listed`` is how many videos Cloudflare listed, ``videos`` those of them that have a usable
-    uid: without one, nothing can be asked about a video.
-    """
-
-    videos: list[Video]
-    listed: int
-
-
 @dataclass(frozen=True, slots=True)
 class WebhookSubscription:
     """The account's one webhook subscription, with the secret that signs its events."""
@@ -94,13 +68,6 @@ class WebhookSubscription:
     notification_url: str
     secret: str = field(repr=False)
     modified: str | None
-
-
-class RateLimit(NamedTuple):
-    """What the ``Ratelimit`` header of an answer says: requests left, seconds until the reset."""
-
-    remaining: int
-    reset_seconds: float
 
 
 # What can go wrong

@@ -6,23 +6,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stream_downloads import download
-from stream_downloads.cloudflare import CloudflareError, NotReached, RefusalKind, Refused
-from stream_downloads.credentials import SecretUnavailable
-from stream_downloads.download import Download, Status, Step, VideoFacts
-from stream_downloads.observability import Metric, described, logger, record
-from stream_downloads.schedule import first_sample, next_look, retry_delay
-from stream_downloads.table import LostRace, iso_time
+from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.observability import Metric, described, logger, record
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.adapters.stream_api import CloudflareError, NotReached, RefusalKind, Refused
+from stream_downloads.domain import download, transitions
+from stream_downloads.domain.download import Download, Status, Step, VideoFacts, iso_time
+from stream_downloads.domain.polling import first_sample, next_look, retry_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stream_downloads.budget import Budget, Grant
-    from stream_downloads.cloudflare import DownloadState, StreamClient, Video
-    from stream_downloads.credentials import ApiCredentials
-    from stream_downloads.download import DownloadType
-    from stream_downloads.schedule import Pace, Sample
-    from stream_downloads.table import Downloads
+    from stream_downloads.adapters.downloads_table import Downloads
+    from stream_downloads.adapters.secrets import ApiCredentials
+    from stream_downloads.adapters.shared_state import Budget, Grant
+    from stream_downloads.adapters.stream_api import DownloadState, StreamClient
+    from stream_downloads.domain.download import DownloadType
+    from stream_downloads.domain.polling import Pace, Sample
+    from stream_downloads.domain.video import Video
 
 # How long after it became ready a download is looked at again, to see whether it is still there.
 VERIFY_AFTER: Final = 7 * 86_400.0
@@ -116,9 +117,9 @@ class Advancer:
 
     def _create(self, row: Download, grant: Grant, pace: Pace, seconds: float) -> Outcome:
         due_at = row.due_at or self.clock()
-        row = self.downloads.save(download.create_sent(row, self.clock()))
+        row = self.downloads.save(transitions.create_sent(row, self.clock()))
         if not self.budget.is_current(grant):
-            return self._saved(Verdict.NOT_SENT, download.create_not_sent(row, due_at))
+            return self._saved(Verdict.NOT_SENT, transitions.create_not_sent(row, due_at))
         try:
             states = self.stream.create_download(row.video_uid, row.download_type, seconds=seconds)
         except (CloudflareError, SecretUnavailable) as error:
@@ -129,7 +130,7 @@ class Advancer:
         done = state is not None and state.status in ("ready", "error")
         look_at = now if done else next_look(row, percent, pace, now)
         self._count("create_download", "ok")
-        accepted = download.create_accepted(
+        accepted = transitions.create_accepted(
             row, percent, look_at, now, was_there=done or bool(percent)
         )
         return self._saved(Verdict.ANSWERED, accepted)
@@ -140,23 +141,25 @@ class Advancer:
         now = self.clock()
         verdict = self._report("create_download", row.video_uid, error)
         if verdict is not Verdict.FAILED:
-            return self._saved(verdict, download.create_not_sent(row, due_at))
+            return self._saved(verdict, transitions.create_not_sent(row, due_at))
         retry_at = now + retry_delay(row.attempts, self.jitter)
         match error:
             case Refused(kind=RefusalKind.CONFLICT):
-                there = download.create_accepted(row, None, now, now, was_there=True)
+                there = transitions.create_accepted(row, None, now, now, was_there=True)
                 return self._saved(verdict, there)
             case Refused(kind=RefusalKind.NOT_FOUND):
-                return self._saved(verdict, download.not_found(row, now))
+                return self._saved(verdict, transitions.not_found(row, now))
             case Refused(kind=RefusalKind.REJECTED):
                 code, message = _reason(error)
-                refused = download.create_refused(row, code, message, retry_at, now)
+                refused = transitions.create_refused(row, code, message, retry_at, now)
                 return self._saved(verdict, refused)
             case CloudflareError(ambiguous=True):
                 # It may have been done. The row says so already: a list comes next.
-                return self._saved(verdict, download.try_again(row, max(retry_at, row.due_at or 0)))
+                return self._saved(
+                    verdict, transitions.try_again(row, max(retry_at, row.due_at or 0))
+                )
             case _:
-                again = download.try_again(download.create_not_sent(row, retry_at), retry_at)
+                again = transitions.try_again(transitions.create_not_sent(row, retry_at), retry_at)
                 return self._saved(verdict, again)
 
     def _list(self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float) -> Outcome:
@@ -197,23 +200,23 @@ class Advancer:
     ) -> Download:
         """What a list's answer makes of one row."""
         if state is None:
-            return download.unlisted(row, now)
+            return transitions.unlisted(row, now)
         if state.status == "ready":
             if state.url and download.is_publishable(state.url, *row.key):
-                return download.listed_ready(row, state.url, self._upkeep(row, now), now)
+                return transitions.listed_ready(row, state.url, self._upkeep(row, now), now)
             record(Metric.URLS_REFUSED)
             logger.error(
                 "Cloudflare reports a download as ready with a URL that is not its own",
                 extra={"video_uid": row.video_uid, "download_type": row.download_type},
             )
             retry_at = now + retry_delay(row.attempts, self.jitter)
-            return download.listed_with_bad_url(row, retry_at, now)
+            return transitions.listed_with_bad_url(row, retry_at, now)
         if row.status is Status.READY:
-            return download.unlisted(row, now)
+            return transitions.unlisted(row, now)
         if state.status == "error":
-            return download.listed_failed(row, now)
+            return transitions.listed_failed(row, now)
         look_at = next_look(row, state.percent_complete, pace, now)
-        return download.listed_in_progress(row, state.percent_complete, look_at, now)
+        return transitions.listed_in_progress(row, state.percent_complete, look_at, now)
 
     def _confirm(self, rows: Sequence[Download], grant: Grant, seconds: float) -> Outcome:
         if not self.budget.is_current(grant):
@@ -226,7 +229,7 @@ class Advancer:
             self._count("get_video", "not_found")
             now = self.clock()
             return self._saved(
-                Verdict.ANSWERED, *(download.video_not_found(row, now) for row in rows)
+                Verdict.ANSWERED, *(transitions.video_not_found(row, now) for row in rows)
             )
         except (NotReached, SecretUnavailable) as error:
             return self._read_failed("get_video", rows, error)
@@ -237,22 +240,22 @@ class Advancer:
     def _confirmed(self, row: Download, video: Video, now: float) -> Download:
         """What the video itself makes of one row."""
         if video.state == "error":
-            return download.fail_video(row, video.error_code, video.error_message, now)
+            return transitions.fail_video(row, video.error_code, video.error_message, now)
         too_long = (video.duration_seconds or 0.0) > LONGEST_RECORDING_SECONDS
         if video.live_input and too_long and row.refused_since is not None:
             message = "Cloudflare makes no downloads of live recordings of over four hours."
-            return download.fail(row, download.ErrorCode.RECORDING_TOO_LONG, message, now)
+            return transitions.fail(row, download.ErrorCode.RECORDING_TOO_LONG, message, now)
         retry_at = now + (retry_delay(row.attempts, self.jitter) if row.attempts else 0.0)
-        return download.video_found(row, facts_of(video), retry_at, now)
+        return transitions.video_found(row, facts_of(video), retry_at, now)
 
     def _delete(self, row: Download, grant: Grant, seconds: float) -> Outcome:
         if row.status is Status.READY:
             now = self.clock()
             step, due_at = self._upkeep(row, now)
             if step is not Step.DELETE or due_at > now:
-                return self._saved(Verdict.ANSWERED, download.keep(row, step, due_at))
+                return self._saved(Verdict.ANSWERED, transitions.keep(row, step, due_at))
             # Its retention is over: no URL while it vanishes.
-            row = self.downloads.save(download.delete(row, now))
+            row = self.downloads.save(transitions.delete(row, now))
         if not self.budget.is_current(grant):
             return Outcome(Verdict.NOT_SENT)
         try:
@@ -262,7 +265,7 @@ class Advancer:
             if not (isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND):
                 return self._delete_failed(row, error)
             self._count("delete_downloads", "not_found")
-        return self._saved(Verdict.ANSWERED, download.deleted(row, self.clock()))
+        return self._saved(Verdict.ANSWERED, transitions.deleted(row, self.clock()))
 
     def _delete_failed(self, row: Download, error: CloudflareError | SecretUnavailable) -> Outcome:
         verdict = self._report("delete_downloads", row.video_uid, error)
@@ -272,8 +275,10 @@ class Advancer:
         retry_at = now + retry_delay(row.attempts, self.jitter)
         if isinstance(error, Refused) and error.kind is RefusalKind.REJECTED:
             code, message = _reason(error)
-            return self._saved(verdict, download.delete_refused(row, code, message, retry_at, now))
-        return self._saved(verdict, download.try_again(row, retry_at))
+            return self._saved(
+                verdict, transitions.delete_refused(row, code, message, retry_at, now)
+            )
+        return self._saved(verdict, transitions.try_again(row, retry_at))
 
     # --- what they share ----------------------------------------------------------------------
 
@@ -285,11 +290,11 @@ class Advancer:
             return Outcome(verdict)
         now = self.clock()
         if isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND:
-            return self._saved(verdict, *(download.list_not_found(row, now) for row in rows))
+            return self._saved(verdict, *(transitions.list_not_found(row, now) for row in rows))
         return self._saved(
             verdict,
             *(
-                download.try_again(row, now + retry_delay(row.attempts, self.jitter))
+                transitions.try_again(row, now + retry_delay(row.attempts, self.jitter))
                 for row in rows
             ),
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from stream_downloads.budget import Asker
-from stream_downloads.cloudflare import RefusalKind, Refused
-from stream_downloads.observability import Metric, record
-from stream_downloads.table import iso_time
+from stream_downloads.adapters.observability import Metric, record
+from stream_downloads.adapters.stream_api import RefusalKind, Refused
+from stream_downloads.domain.download import iso_time
+from stream_downloads.domain.request_budget import Asker
 
 if TYPE_CHECKING:
-    from stream_downloads.budget import Grant
-    from stream_downloads.service import Service
+    from stream_downloads.adapters.shared_state import Grant
+    from stream_downloads.services.dependencies import Service
 
 Result_co = TypeVar("Result_co", covariant=True)
 

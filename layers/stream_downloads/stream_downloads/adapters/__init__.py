@@ -1,0 +1,1 @@
+"""One module for each thing outside: Cloudflare, DynamoDB, Secrets Manager, EventBridge, logs."""

@@ -1,0 +1,1 @@
+"""Pure rules: no input or output, and the time is an argument."""

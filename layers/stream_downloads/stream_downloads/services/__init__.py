@@ -1,0 +1,1 @@
+"""The work of the functions: the domain applied through the adapters."""

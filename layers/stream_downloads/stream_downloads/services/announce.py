@@ -1,0 +1,84 @@
+"""Table stream to event bus: the download-ready event that Cloudflare does not send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from stream_downloads.adapters.observability import logger
+from stream_downloads.domain.download import Status
+
+if TYPE_CHECKING:
+    from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_events.type_defs import PutEventsRequestEntryTypeDef
+
+SOURCE: Final = "stream-downloads"
+DETAIL_TYPES: Final = {
+    Status.READY: "Download Ready",
+    Status.ERROR: "Download Failed",
+    Status.DELETED: "Download Deleted",
+}
+# As many as EventBridge takes at once
+# (https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html).
+ENTRIES_AT_ONCE: Final = 10
+
+
+def announce(
+    events: EventBridgeClient, bus_name: str, records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Put an event on the bus for each download that has come to an end.
+
+    Returns:
+        Where the stream has to go on if the bus did not take an event: from that record on, so
+        that the order of each download's events stays, and some may come twice.
+
+    Raises:
+        botocore.exceptions.ClientError, BotoCoreError: the bus was not reached; the whole batch
+            comes again.
+    """
+    ends = [(record, entry) for record in records if (entry := entry_of(record, bus_name))]
+    for first in range(0, len(ends), ENTRIES_AT_ONCE):
+        some = ends[first : first + ENTRIES_AT_ONCE]
+        answer = events.put_events(Entries=[entry for _, entry in some])
+        for (record, _), result in zip(some, answer["Entries"], strict=True):
+            if "ErrorCode" in result:
+                logger.error(
+                    "The event bus did not take an event",
+                    extra={
+                        "video_uid": record["dynamodb"]["Keys"]["video_uid"]["S"],
+                        "code": result["ErrorCode"],
+                    },
+                )
+                sequence_number = record["dynamodb"]["SequenceNumber"]
+                return {"batchItemFailures": [{"itemIdentifier": sequence_number}]}
+    return {"batchItemFailures": []}
+
+
+def entry_of(record: Mapping[str, Any], bus_name: str) -> PutEventsRequestEntryTypeDef | None:
+    """The event of a change, or None if the change ends nothing."""
+    after = record["dynamodb"].get("NewImage", {})
+    before = record["dynamodb"].get("OldImage", {})
+    detail_type = DETAIL_TYPES.get(after.get("status", {}).get("S"))
+    if detail_type is None or before.get("status") == after["status"]:
+        return None
+    return {
+        "Source": SOURCE,
+        "DetailType": detail_type,
+        "Detail": json.dumps(detail_of(after)),
+        "EventBusName": bus_name,
+    }
+
+
+def detail_of(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The item as its consumers know it: without what is the service's own."""
+    return {name: value_of(typed) for name, typed in item.items() if not name.startswith("_")}
+
+
+def value_of(typed: Mapping[str, Any]) -> Any:
+    """A value out of DynamoDB's ``{"type": value}``: a text, a number or a boolean."""
+    ((kind, value),) = typed.items()
+    if kind != "N":
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number

@@ -1,0 +1,136 @@
+"""On demand: request, delete, retry, status, link."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from stream_downloads.adapters.downloads_table import LostRace, Unreadable, consumers_view
+from stream_downloads.adapters.observability import described, logger
+from stream_downloads.domain import download, transitions
+from stream_downloads.domain.commands import Action, BadRequest, Command, LinkCommand
+from stream_downloads.domain.download import (
+    UPKEEP_QUEUE,
+    Download,
+    Lane,
+    Status,
+    iso_time,
+    queue_name,
+)
+from stream_downloads.services import intents
+from stream_downloads.services.dependencies import Service
+from stream_downloads.services.gateway import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+STOP_BEFORE_TIMEOUT: Final = 5.0
+QUEUES: Final = (
+    *(queue_name(lane, creates=creates) for lane in Lane for creates in (True, False)),
+    UPKEEP_QUEUE,
+)
+
+
+def manage(
+    service: Service, command: Command | LinkCommand, remaining: Callable[[], float]
+) -> dict[str, Any]:
+    """Carry out a command. What Cloudflare has to do follows within the next polls."""
+    if isinstance(command, LinkCommand):
+        return link(service, command)
+    uid, types = command.video_uid, command.download_types
+    if uid is None:
+        if command.action is Action.STATUS:
+            return stack_status(service)
+        return retry_all(service, remaining)
+    if command.action is Action.REQUEST:
+        return request(service, uid, types or service.download_types)
+    rows = [
+        row for row in service.downloads.of_video(uid) if not types or row.download_type in types
+    ]
+    if not rows:
+        raise BadRequest(f"The table has no such download of video {uid}")
+    if command.action is Action.STATUS:
+        return downloads_answer(uid, rows)
+    wish = transitions.delete if command.action is Action.DELETE else transitions.retry
+    transition = partial(wish, now=service.clock())
+    return downloads_answer(uid, [changed(service, row, transition) for row in rows])
+
+
+def request(service: Service, uid: str, types: tuple[download.DownloadType, ...]) -> dict[str, Any]:
+    """Want these downloads: also those that had ended, or were deleted."""
+    now = service.clock()
+    siblings = service.downloads.of_video(uid)
+    facts = siblings[0].facts if siblings else None
+    for kind in types:
+        there = service.downloads.add(transitions.request(uid, kind, now, facts=facts))
+        if there is not None:
+            changed(service, there, partial(transitions.request_again, now=now))
+    rows = [row for row in service.downloads.of_video(uid) if row.download_type in types]
+    return downloads_answer(uid, rows)
+
+
+def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
+    """Open every row that ended in ``error`` again, as many as the time allows."""
+    count, failed = 0, 0
+    for uid, kind in service.downloads.with_status(Status.ERROR):
+        if remaining() < STOP_BEFORE_TIMEOUT:
+            return {"retried": count, "ended": "out of time: send the same again for the rest"}
+        try:
+            row = service.downloads.get(uid, kind)
+            if row is not None and row.status is Status.ERROR:
+                changed(service, row, partial(transitions.retry, now=service.clock()))
+                count += 1
+        except (Unreadable, LostRace) as error:  # one bad row blocks no other
+            failed += 1
+            details = {"video_uid": uid, "download_type": kind, **described(error)}
+            logger.error("A row could not be opened again", extra=details)
+    ended = f"done, but {failed} could not be opened: the log names them" if failed else "done"
+    return {"retried": count, "ended": ended}
+
+
+def changed(
+    service: Service, row: Download, transition: Callable[[Download], Download]
+) -> Download:
+    """Make a transition; the row as it is then."""
+    return intents.change(service.downloads, row, transition) or row
+
+
+def stack_status(service: Service) -> dict[str, Any]:
+    """Sum up the stack."""
+    now = service.clock()
+    due = [row.due_at or now for queue in QUEUES for row in service.downloads.due(queue, now, 1)]
+    budget = service.budget.state()
+    blocked_until = budget["blocked_until"]
+    return {
+        "rows": {status.value: service.downloads.count(status) for status in Status},
+        "oldest_due": iso_time(min(due)) if due else None,
+        "requests_in_five_minutes": budget["used"],
+        "request_limit": budget["limit"],
+        "blocked_until": iso_time(blocked_until) if blocked_until else None,
+    }
+
+
+def link(service: Service, command: LinkCommand) -> dict[str, Any]:
+    """A URL that works now: for a private video with a signed token in place of its uid."""
+    row = service.downloads.get(command.video_uid, command.download_type)
+    if row is None or row.url is None:
+        status = row.status if row else "unknown"
+        raise BadRequest(f"Only a ready download has a link; the status of this one is {status}")
+    private = row.requires_signed_url
+    if not private:  # its owner may have made it private since the row was written
+        send = partial(service.stream.get_video, row.video_uid)
+        private = ask(service, send, "get_video").require_signed_urls
+    url, expires_at = row.url, None
+    if private:
+        expires_at = int(service.clock()) + command.expires_in
+        create = partial(service.stream.create_token, row.video_uid, expires_at=expires_at)
+        url = url.replace(row.video_uid, ask(service, create, "create_token"))
+    if command.filename:
+        url = f"{url}?filename={command.filename}"
+    return {"url": url, "expires_at": iso_time(expires_at) if expires_at else None}
+
+
+def downloads_answer(uid: str, rows: list[Download]) -> dict[str, Any]:
+    """The rows of one video, as consumers see them."""
+    return {"video_uid": uid, "downloads": [consumers_view(row) for row in rows]}

@@ -1,0 +1,62 @@
+"""On demand: subscribe the webhook at Cloudflare, keep the signing secret."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stream_downloads.services.gateway import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stream_downloads.adapters.stream_api import WebhookSubscription
+    from stream_downloads.services.dependencies import Service
+
+
+class ForeignSubscription(Exception):
+    """The account's one subscription belongs to somebody else; it was left as it is."""
+
+
+def register(
+    service: Service, webhook_url: str, store_secret: Callable[[str], bool], *, force: bool
+) -> dict[str, Any]:
+    """Subscribe our URL unless it is, and store the signing secret unless it is.
+
+    Safe to repeat: what an earlier run left half done (subscribed, but the answer lost or the
+    secret not stored), or a secret that Cloudflare has changed since, is mended.
+
+    Raises:
+        ForeignSubscription: another URL is subscribed, and ``force`` is not set.
+        NotNow: the shared allowance is used up, or the gate is closed.
+        CloudflareError: Cloudflare was not reached, or refused.
+        SecretUnavailable: the credentials for Cloudflare cannot be used.
+    """
+    # Nothing to be seen could be a fault: look twice before taking what may be somebody's.
+    get = service.stream.get_webhook
+    found = ask(service, get, "get_webhook") or ask(service, get, "get_webhook")
+    if found and is_same_url(found, webhook_url):
+        result, subscription = "kept", found
+    elif found and not force:
+        raise ForeignSubscription(
+            f"Cloudflare sends this account's webhooks to {found.notification_url}, and an account"
+            ' has only one subscription. Nothing was changed; {"force": true} takes it over.'
+        )
+    else:
+        result = "replaced" if found else "subscribed"
+        subscribe = partial(service.stream.put_webhook, webhook_url)
+        subscription = ask(service, subscribe, "put_webhook")
+    answer = {
+        "result": result,
+        "notification_url": subscription.notification_url,
+        "modified": subscription.modified,
+        "secret_stored": store_secret(subscription.secret),
+    }
+    if found and result == "replaced":
+        answer["replaced_url"] = found.notification_url
+    return answer
+
+
+def is_same_url(subscription: WebhookSubscription, webhook_url: str) -> bool:
+    """Tell whether Cloudflare sends to us; the last slash of a URL's root means nothing."""
+    return subscription.notification_url.rstrip("/") == webhook_url.rstrip("/")
