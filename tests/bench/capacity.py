@@ -19,7 +19,7 @@ import boto3
 from stream_downloads.adapters.downloads_table import DownloadsTable, to_item
 from stream_downloads.adapters.shared_state import Budget, ControlTable, Record
 from stream_downloads.domain.download import Download, DownloadType, Step
-from stream_downloads.domain.request_budget import SLACK, WINDOW
+from stream_downloads.domain.request_budget import COUNTS_FOR
 from stream_downloads.domain.transitions import listed_ready
 from stream_downloads.services.poll import Summary
 from stream_downloads.services.steps import VERIFY_AFTER
@@ -208,7 +208,7 @@ def poller_run(due: int, total: int) -> tuple[Summary, float]:
     world.simulator.limiter = RateLimiter(10 * due)
     for _ in range(due):
         world.simulator.upload()
-    world.clock.sleep(WINDOW + SLACK + 1)
+    world.clock.sleep(COUNTS_FOR)
     client = boto3.client("dynamodb")
     tables = {}
     for table in ("DownloadsTable", "ControlTable"):

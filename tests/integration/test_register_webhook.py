@@ -177,7 +177,7 @@ def test_a_bad_payload_says_what_is_wrong_and_changes_nothing(
 def test_no_request_leaves_when_the_allowance_is_used_up(
     simulator: StreamSimulator, service: Service
 ) -> None:
-    while service.budget.take(1000, Asker.PERSON).count:
+    while service.budget.take(1000, Asker.OPERATOR).count:
         pass
     with pytest.raises(NotNow, match="try again in a minute"):
         invoke()
@@ -320,4 +320,4 @@ def test_what_others_use_of_the_account_lowers_the_allowance(
 ) -> None:
     simulator.others_send(1100)
     invoke()
-    assert service.budget.take(1, Asker.PERSON).left < 100
+    assert service.budget.take(1, Asker.OPERATOR).left < 100

@@ -57,7 +57,7 @@ def kept(world: World, row: Download) -> Download:
 
 
 def advance(world: World, *rows: Download, grant: Grant | None = None) -> Outcome:
-    grant = grant or world.service.budget.take(1, Asker.PERSON)
+    grant = grant or world.service.budget.take(1, Asker.OPERATOR)
     return world.service.advancer().advance(rows, grant, PACE, SECONDS)
 
 
@@ -622,7 +622,7 @@ def test_a_delete_that_cloudflare_refuses_ends_in_error_after_a_day(world: World
 
 
 def test_a_grant_that_has_run_out_sends_nothing(world: World, row: Download) -> None:
-    grant = world.service.budget.take(1, Asker.PERSON)
+    grant = world.service.budget.take(1, Asker.OPERATOR)
     world.clock.sleep(USE_WITHIN + 0.1)
     outcome = advance(world, kept(world, row), grant=grant)
     assert outcome.verdict is Verdict.NOT_SENT

@@ -661,6 +661,6 @@ def test_nothing_is_read_once_the_time_of_an_answer_is_over() -> None:
             """No time at all."""
             return 1e-9
 
-    stream = http._PacedStream(io.BytesIO(b"late"), Connection())  # type: ignore[arg-type]
+    stream = http._BoundedStream(io.BytesIO(b"late"), Connection())  # type: ignore[arg-type]
     with pytest.raises(TimeoutError, match="did not end in time"):
         stream.readinto(bytearray(4))

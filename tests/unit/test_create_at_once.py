@@ -46,7 +46,7 @@ def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
 
 def test_without_allowance_the_intent_waits_for_the_poller() -> None:
     world = World(limit=10)
-    world.service.budget.take(10, Asker.PERSON)
+    world.service.budget.take(10, Asker.OPERATOR)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]

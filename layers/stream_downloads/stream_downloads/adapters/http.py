@@ -1,4 +1,4 @@
-"""Connections that keep to their time limits, whatever the other side does."""
+"""Open HTTP connections that keep to their time limits, whatever the other side does."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ READ_SECONDS: Final = 15.0
 
 
 def bounded_pool(maxsize: int = 32) -> urllib3.PoolManager:
-    """Connections that keep to their time limits whatever the other side does.
+    """Return a pool whose connect limit covers all addresses and TLS, and read limit all reads.
 
-    In urllib3 the connect limit counts for each address of a host and once more for TLS, and the
-    read limit for each piece that arrives, so that a slow drip evades it. Here the connect limit
-    covers all addresses and TLS, and the read limit the whole answer. (Only the resolver's own
-    limits bound the look-up of the host's name.)
+    urllib3 applies the connect limit to each address of a host and again to TLS, so that a request
+    could leave long after its permit. It applies the read limit to each piece that arrives, so that
+    headers that arrive byte by byte could hold a call for hours: http.client reads them in one
+    call, in which nothing else can check the time. (Only the resolver limits a DNS look-up.)
     """
     pool = urllib3.PoolManager(num_pools=2, maxsize=maxsize, block=False)
     pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return pool
 
 
-class _PacedStream(io.RawIOBase):
-    """A socket's stream of which all reads together end by one deadline."""
+class _BoundedStream(io.RawIOBase):
+    """Read a socket's stream until one deadline."""
 
     def __init__(self, stream: io.RawIOBase, connection: socket.socket) -> None:
         self._stream = stream
@@ -54,20 +54,20 @@ class _PacedStream(io.RawIOBase):
         super().close()
 
 
-class _PacedResponse(http.client.HTTPResponse):
+class _BoundedResponse(http.client.HTTPResponse):
     def __init__(self, connection: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(connection, *args, **options)
-        self.fp = io.BufferedReader(_PacedStream(self.fp.detach(), connection))
+        self.fp = io.BufferedReader(_BoundedStream(self.fp.detach(), connection))
 
 
 class _HttpConnection(HTTPConnection):
-    response_class = _PacedResponse
-    # A function that was frozen between two events wakes up with connections that the other side
-    # has long given up, and that look alive.
+    response_class = _BoundedResponse
+    # A function is frozen between two events. Meanwhile the other side may close a connection
+    # that still looks open here.
     IDLE_SECONDS = 60.0
 
     def connect(self) -> None:
-        """Connect; every failure on the way says that nothing has been sent yet."""
+        """Connect; raise one kind of error for every failure: nothing has been sent."""
         try:
             super().connect()
         except (ConnectTimeoutError, NewConnectionError):
@@ -86,16 +86,14 @@ class _HttpConnection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         """Try the host's addresses in turn, each for its share of the time that is left."""
-        limit = self.timeout or CONNECT_SECONDS
-        deadline = time.monotonic() + limit
-        addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        deadline = time.monotonic() + (self.timeout or CONNECT_SECONDS)
+        found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        hosts = [str(address[0]) for *_, address in found]
         failure: OSError | None = None
-        for left, (_family, _type, _protocol, _name, address) in zip(
-            range(len(addresses), 0, -1), addresses, strict=True
-        ):
-            share = max((deadline - time.monotonic()) / left, 0.001)
+        for tried, host in enumerate(hosts):
+            share = max((deadline - time.monotonic()) / (len(hosts) - tried), 0.001)
             try:
-                connection = socket.create_connection((str(address[0]), self.port), share)
+                connection = socket.create_connection((host, self.port), share)
             except OSError as error:
                 failure = error
                 continue
@@ -113,7 +111,7 @@ class _HttpsConnection(_HttpConnection, HTTPSConnection):
 
 @functools.cache
 def _tls_context() -> ssl.SSLContext:
-    """One for all connections: reading the system's certificates takes tens of milliseconds."""
+    """Return one context for all connections: it takes tens of milliseconds to build."""
     return ssl.create_default_context()
 
 

@@ -1,4 +1,4 @@
-"""The control table: small shared records, written on condition, dated by DynamoDB's own clock."""
+"""Keep the state that all functions share: control records, the request budget, leases."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from stream_downloads.domain.request_budget import (
-    NEWS_HOLDS,
-    USE_WITHIN,
-    Allowance,
-    Asker,
-    RateLimit,
-)
+from stream_downloads.domain.request_budget import USE_WITHIN, Allowance, Asker, RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,18 +17,18 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-# A closed gate must be written down, however many others write at the same time.
-_TRIES: Final = 20
+_TAKE_TRIES: Final = 5
+_CHANGE_TRIES: Final = 20
 
 
 class Record(NamedTuple):
-    """A control record as it was read.
+    """Hold a control record as it was read.
 
     Attributes:
         value: what was last written, an empty object if nothing ever was.
         version: 0 if nothing was ever written; goes up by one with every write.
         now: DynamoDB's time of the read, in whole seconds since the epoch, UTC. The real time
-            was up to a second later. Functions whose own clocks differ agree on this one.
+            was up to a second later. All functions share this clock, whatever their own say.
     """
 
     value: dict[str, Any]
@@ -43,28 +37,28 @@ class Record(NamedTuple):
 
 
 class Control(Protocol):
-    """What the budget, the lease and the cursor need of a store."""
+    """Read and write named records; `ControlTable` does."""
 
     def read(self, name: str) -> Record:
-        """The record of that name, read consistently."""
+        """Return the record of that name, read consistently."""
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """Write the record if it still has that version; False if somebody else was first."""
+        """Write the record if it still has that version; return False if it changed meanwhile."""
 
 
 class ControlTable:
-    """The control table in DynamoDB."""
+    """Read and write records of the control table in DynamoDB."""
 
     def __init__(
         self, client: DynamoDBClient, table_name: str, clock: Callable[[], float] = time.time
     ) -> None:
-        """``clock`` is used only where an answer carries no ``Date`` header."""
+        """Keep the parts; ``clock`` is used only if an answer carries no ``Date`` header."""
         self._client = client
         self._table_name = table_name
         self._clock = clock
 
     def read(self, name: str) -> Record:
-        """The record of that name, read consistently."""
+        """Return the record of that name, read consistently."""
         answer = self._client.get_item(
             TableName=self._table_name, Key={"name": {"S": name}}, ConsistentRead=True
         )
@@ -76,10 +70,10 @@ class ControlTable:
         return Record(json.loads(item["value"]["S"]), int(item["version"]["N"]), now)
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """Write the record if it still has that version; False if somebody else was first.
+        """Write the record if it still has that version; return False if it changed meanwhile.
 
-        A write that the SDK repeated, because the answer to the first was lost, counts as lost
-        too: whoever asks reads again, and takes less than it could, never more.
+        If the SDK repeats a write because the first answer was lost, the result is False although
+        the record was written. Then the budget counts too many permits, never too few.
         """
         item = {
             "name": {"S": name},
@@ -101,130 +95,141 @@ class ControlTable:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave to send that many requests, soon.
+    """Hold permits to send requests, soon.
 
     Attributes:
-        count: how many; 0 if there is no allowance, the gate is closed, or a race was lost.
+        count: how many requests may be sent; 0 if none.
         use_by: on the monotonic clock; a request that has not left by then must not leave.
         left: how many more could have been granted after this one.
-        blocked_until: until when the gate is closed, epoch seconds; 0 if it is open.
+        blocked_until: when the gate opens, epoch seconds; 0 if it is open.
+        contended: other invocations were faster each time: nothing is said about the budget.
     """
 
     count: int
     use_by: float = 0.0
     left: int = 0
     blocked_until: float = 0.0
+    contended: bool = False
 
 
 class Budget:
-    """The allowance of the whole stack, shared through the control table."""
+    """Share the request budget of the whole stack through the control table."""
 
     NAME: Final = "budget"
 
     def __init__(
         self, control: Control, limit: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """``limit``: the most requests in any rolling five minutes."""
+        """Keep the parts; ``limit`` is the most requests in any rolling five minutes."""
         self._control = control
         self._limit = limit
         self._monotonic = monotonic
-        self._heard: tuple[RateLimit, float] | None = None
+        self._observed: RateLimit | None = None
         self._closed_at: float | None = None
 
     def take(self, wanted: int, asker: Asker, *, leave: float = 0.0) -> Grant:
-        """Ask for leave to send up to ``wanted`` requests; nothing waits, and less may come.
+        """Take up to ``wanted`` permits; return at once, with fewer or none if need be.
 
         Args:
             wanted: how many, at least 1.
             asker: who asks.
-            leave: the part of the limit, 0 to 1, that this kind of work leaves to others beside.
+            leave: the part of the limit, 0 to 1, to leave to more urgent work as well.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
         """
-        started = self._monotonic()
-        record = self._control.read(self.NAME)
-        allowance = Allowance.parse(record.value)
-        kept = allowance.kept_from(asker, self._limit, record.now) + math.ceil(leave * self._limit)
-        free = allowance.free(self._limit, record.now, kept=kept)
-        count = min(wanted, free)
-        blocked_until = allowance.blocked_until if record.now < allowance.blocked_until else 0.0
-        if count == 0:
-            return Grant(0, left=free, blocked_until=blocked_until)
-        granted = allowance.grant(count, record.now, asker)
-        if not self._control.write(self.NAME, granted.as_value(), record.version):
-            return Grant(0, left=free)
-        return Grant(count, use_by=started + USE_WITHIN, left=free - count)
+        give_up_at = self._monotonic() + USE_WITHIN
+        for _ in range(_TAKE_TRIES):
+            started = self._monotonic()
+            if started >= give_up_at:
+                break
+            allowance, version = self._read()
+            reserved = allowance.reserved_from(asker) + math.ceil(leave * self._limit)
+            available = allowance.available(reserved)
+            count = min(wanted, available)
+            if count == 0:
+                blocked_until = allowance.blocked_until if allowance.is_blocked else 0.0
+                return Grant(0, left=available, blocked_until=blocked_until)
+            if self._write(allowance.grant(count, asker), version):
+                return Grant(count, use_by=started + USE_WITHIN, left=available - count)
+        return Grant(0, contended=True)
 
     def is_current(self, grant: Grant) -> bool:
-        """Whether a request under this grant may still leave: in time, and no 429 since."""
+        """Return true if a request under this grant may still leave: in time, no 429 since."""
         if self._closed_at is not None and grant.use_by <= self._closed_at + USE_WITHIN:
             return False
         return self._monotonic() <= grant.use_by
 
     def close(self, retry_after: float | None) -> None:
-        """Cloudflare answered 429: close the gate for every function.
+        """Close the gate for every function, after a 429.
 
         Args:
             retry_after: seconds, as Cloudflare said; None if it did not, or not in seconds.
         """
         self._closed_at = self._monotonic()
-        self._change(lambda allowance, now: allowance.block(retry_after, now))
+        self._change(lambda allowance: allowance.block(retry_after))
 
     def observe(self, rate: RateLimit) -> None:
-        """Remember the least that Cloudflare said remains; ``settle`` writes it down."""
+        """Remember the least that Cloudflare said remains; `settle` writes it down."""
         # Several threads may come here at once. One that overwrites another's figure loses a
         # reading, not the guarantee: the next answer carries it again.
-        if self._heard is None or rate.remaining < self._heard[0].remaining:
-            self._heard = rate, self._monotonic()
+        if self._observed is None or rate.remaining < self._observed.remaining:
+            self._observed = rate
 
     def settle(self) -> None:
-        """Set the shared ceiling by what was observed, if that asks for one; mostly it does not."""
-        heard, self._heard = self._heard, None
-        if heard is None:
-            return
-        rate, at = heard
-        is_new = self._monotonic() - at <= NEWS_HOLDS
-        self._change(lambda allowance, now: allowance.heard(rate, self._limit, now, is_new=is_new))
+        """Lower the shared ceiling to what was observed, if that is less than the budget has."""
+        rate, self._observed = self._observed, None
+        if rate is not None:
+            self._change(lambda allowance: allowance.under(rate))
 
     def state(self) -> dict[str, Any]:
-        """For a person: the limit, what of it is used, and until when the gate is closed."""
-        record = self._control.read(self.NAME)
-        allowance = Allowance.parse(record.value).at(record.now)
-        blocked = record.now < allowance.blocked_until
+        """Return the limit, what of it is used, and when the gate opens (None: it is open)."""
+        allowance, _ = self._read()
         return {
             "limit": self._limit,
-            "used": allowance.used(),
-            "blocked_until": allowance.blocked_until if blocked else None,
+            "used": allowance.used,
+            "blocked_until": allowance.blocked_until if allowance.is_blocked else None,
         }
 
-    def _change(self, change: Callable[[Allowance, float], Allowance]) -> None:
-        for _ in range(_TRIES):
-            record = self._control.read(self.NAME)
-            allowance = Allowance.parse(record.value)
-            changed = change(allowance, record.now)
-            if changed == allowance:
+    def _change(self, change: Callable[[Allowance], Allowance]) -> None:
+        """Apply a change that must not get lost, however many others write at the same time."""
+        for _ in range(_CHANGE_TRIES):
+            allowance, version = self._read()
+            changed = change(allowance)
+            if changed == allowance or self._write(changed, version):
                 return
-            if self._control.write(self.NAME, changed.as_value(), record.version):
-                return
+
+    def _read(self) -> tuple[Allowance, int]:
+        record = self._control.read(self.NAME)
+        return Allowance.parse(record.value, self._limit, record.now), record.version
+
+    def _write(self, allowance: Allowance, version: int) -> bool:
+        return self._control.write(self.NAME, allowance.as_value(), version)
 
 
 class Lease:
-    """Leave to be the one who does something, for a while."""
+    """Let one invocation at a time do some work: whoever holds the lease."""
 
     def __init__(self, control: Control, name: str, owner: str, seconds: float) -> None:
-        """``owner`` names the one who asks; ``seconds`` is how long the lease holds unrenewed."""
+        """Keep the parts.
+
+        Args:
+            control: the store.
+            name: the record's name, one for each kind of work.
+            owner: names this invocation, unlike any other.
+            seconds: how long the lease holds unless it is renewed.
+        """
         self._control = control
         self._name = name
         self._owner = owner
         self._seconds = seconds
 
     def hold(self) -> bool:
-        """Take the lease or renew it; False if another holds it."""
+        """Take or renew the lease; return False if another invocation holds it."""
         return self._write(self._seconds)
 
     def release(self) -> None:
-        """Give it back, so that the next one need not wait for its end."""
+        """Give the lease back, so that the next invocation need not wait for its end."""
         self._write(0.0)
 
     def _write(self, seconds: float) -> bool:

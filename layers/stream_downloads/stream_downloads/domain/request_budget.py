@@ -1,15 +1,18 @@
-"""The shared request allowance, the 429 gate, and the lease.
+"""Compute the request budget that all functions share.
 
 Cloudflare answers everything with 429 for five minutes once a user has made 1200 requests in
 five minutes (https://developers.cloudflare.com/fundamentals/api/reference/limits/). So every
-request of every function first takes from one allowance, kept in the control table.
+request of every function first takes a permit from one budget, kept in the control table.
 
-Why no rolling five minutes can hold more than the limit: a grant is entered under DynamoDB's
-time of the read that it rests on, a whole second that was true or just past; it must be used
-within ``USE_WITHIN`` of the start of that read, by a clock that only measures durations, and the
-connection takes at most ``CONNECT_WITHIN`` more. So a request leaves between the second it is
-entered under and ``SLACK`` later, whatever the functions' own clocks say. A grant is given only
-if all grants of the last ``WINDOW`` + ``SLACK`` seconds, itself included, are within the limit.
+No rolling five minutes hold more requests than the limit, whatever the functions' own clocks say:
+
+1. A permit is dated by DynamoDB's time of the read that it rests on. It must be used within
+   ``USE_WITHIN`` of the start of that read, by a clock that only measures durations, and the
+   connection takes at most ``CONNECT_WITHIN`` more. So a request leaves at most ``SLACK`` after
+   its date.
+2. Permits are counted in slots of ``SLOT`` seconds. A slot counts until the request of its last
+   second has left the window, however late that request left.
+3. A permit is granted only if all slots that count, the permit included, are within the limit.
 """
 
 from __future__ import annotations
@@ -17,11 +20,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 WINDOW: Final = 300
 USE_WITHIN: Final = 2.0
@@ -30,176 +32,162 @@ CONNECT_WITHIN: Final = 2.0
 # DynamoDB's own machines may differ.
 DATE_ERROR: Final = 2.0
 SLACK: Final = math.ceil(USE_WITHIN + CONNECT_WITHIN + DATE_ERROR)
+# Ten seconds keep the record below 1 KiB, which is one write unit. They cost 1.5 % of the limit:
+# a permit counts 4.5 seconds longer than it must, on average.
+SLOT: Final = 10
+# From the start of a slot until its permits are available again.
+COUNTS_FOR: Final = SLOT - 1 + WINDOW + SLACK
 BLOCK_WITHOUT_RETRY_AFTER: Final = 300.0
 BLOCK_AT_LEAST: Final = 1.0
 BLOCK_AT_MOST: Final = 900.0
-# Of what others leave of the account's allowance, the last tenth is not ours to take.
-TAKEN_OF_WHAT_REMAINS: Final = 0.9
-# Once a ceiling has run out nobody knows what is left: one request finds out, and until its
-# answer is there, or this long, there is no other.
-PROBE_SECONDS: Final = 10.0
-# An answer may raise the ceiling for this long; an older one can only lower it.
-NEWS_HOLDS: Final = 2.0
+# Others use the account too: the last tenth of the requests that it has left is theirs.
+USABLE_OF_REMAINING: Final = 0.9
 
 
 class RateLimit(NamedTuple):
-    """What the ``Ratelimit`` header of an answer says: requests left, seconds until the reset."""
+    """Hold a ``Ratelimit`` header: requests left to the account, seconds until the reset."""
 
     remaining: int
     reset_seconds: float
 
 
 class Asker(Enum):
-    """Who asks for an allowance, and so what of it is left to others."""
+    """Name the kind of work that asks for permits: it decides how many are reserved for others."""
 
-    PERSON = auto()  # somebody waits for the answer: takes whatever there is
+    OPERATOR = auto()  # a caller waits for the answer: nothing is reserved
     WEBHOOK = auto()
     POLLER = auto()
 
 
+class Permits(NamedTuple):
+    """Count the permits of one slot."""
+
+    webhooks: int = 0
+    others: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What was granted lately, and what holds it back.
+    """Hold the state of the budget at one time.
 
     Attributes:
-        webhooks: requests granted to webhooks, by the second they are entered under.
-        others: requests granted to everything else, likewise.
+        limit: the most requests in any rolling five minutes.
+        now: DynamoDB's time, epoch seconds.
+        granted: the permits that still count, by the start of their slot.
         blocked_until: no request before this time (the 429 gate).
-        ceiling: how many more requests the rest of the account leaves us; None: more than enough.
-        ceiling_until: until when that is known.
+        ceiling: how many requests the account has left for this stack, until ``ceiling_until``.
+        ceiling_until: when the rate limit of the account resets; the ceiling ends then.
     """
 
-    webhooks: Mapping[int, int] = field(default_factory=dict)
-    others: Mapping[int, int] = field(default_factory=dict)
+    limit: int
+    now: float
+    granted: Mapping[int, Permits] = field(default_factory=dict)
     blocked_until: float = 0.0
-    ceiling: int | None = None
+    ceiling: int = 0
     ceiling_until: float = 0.0
 
     @classmethod
-    def parse(cls, value: Mapping[str, Any]) -> Allowance:
-        """From the control record's value."""
+    def parse(cls, value: Mapping[str, Any], limit: int, now: float) -> Allowance:
+        """Return the allowance that a control record holds, without the slots that have expired."""
+        blocked_until = value.get("blocked_until", 0.0)
+        if "others" in value:
+            # A former version dated each second, as a distance from the one before. Its permits
+            # are not counted again: the gate stays closed until the last of them has expired.
+            newest = max(sum(value["webhooks"][::2]), sum(value["others"][::2]))
+            return cls(limit, now, blocked_until=max(blocked_until, newest + WINDOW + SLACK))
         return cls(
-            webhooks=_unpacked(value.get("webhooks", ())),
-            others=_unpacked(value.get("others", ())),
-            blocked_until=value.get("blocked_until", 0.0),
-            ceiling=value.get("ceiling"),
+            limit,
+            now,
+            granted={
+                start: Permits(*permits)
+                for start, *permits in value.get("granted", ())
+                if now < start + COUNTS_FOR
+            },
+            blocked_until=blocked_until,
+            ceiling=value.get("ceiling", 0),
             ceiling_until=value.get("ceiling_until", 0.0),
         )
 
     def as_value(self) -> dict[str, Any]:
-        """For the control record."""
+        """Return the control record's value."""
         return {
-            "webhooks": _packed(self.webhooks),
-            "others": _packed(self.others),
+            "granted": [[start, *permits] for start, permits in self.granted.items()],
             "blocked_until": self.blocked_until,
             "ceiling": self.ceiling,
             "ceiling_until": self.ceiling_until,
         }
 
+    @property
     def used(self) -> int:
-        """Requests granted within the window, if what is older has been forgotten."""
-        return sum(self.webhooks.values()) + sum(self.others.values())
+        """Return how many permits count against the limit."""
+        return sum(sum(permits) for permits in self.granted.values())
 
-    def at(self, now: float) -> Allowance:
-        """The allowance at a time: what has left the window is forgotten."""
-        oldest = self._second(now) - (WINDOW + SLACK)
-        return replace(
-            self,
-            webhooks={second: n for second, n in self.webhooks.items() if second > oldest},
-            others={second: n for second, n in self.others.items() if second > oldest},
-        )
+    @property
+    def is_blocked(self) -> bool:
+        """Return true while the gate is closed after a 429."""
+        return self.now < self.blocked_until
 
-    def free(self, limit: int, now: float, *, kept: int = 0) -> int:
-        """How many requests may be granted now, to those who must leave ``kept`` of the limit.
+    def available(self, reserved: int) -> int:
+        """Return how many permits may be granted now while ``reserved`` of the limit stay free.
 
-        Of what the rest of the account leaves us, they must leave the same part.
+        Under a ceiling, the same part of the ceiling stays free.
         """
-        if now < self.blocked_until:
+        if self.is_blocked:
             return 0
-        free = limit - self.at(now).used() - kept
-        if self.ceiling is not None:
-            ceiling = self.ceiling if now < self.ceiling_until else 1
-            free = min(free, ceiling - ceiling * kept // limit)
-        return max(0, free)
+        available = self.limit - self.used - reserved
+        if self.now < self.ceiling_until:
+            available = min(available, self.ceiling - self.ceiling * reserved // self.limit)
+        return max(0, available)
 
-    def kept_from(self, asker: Asker, limit: int, now: float) -> int:
-        """What this asker must leave to others."""
+    def reserved_from(self, asker: Asker) -> int:
+        """Return how many permits this asker must not take, because others need them.
+
+        Webhooks must not take what is unused of half the limit: if they took all of it for
+        creates, nothing created would ever be polled. The poller makes the remaining creates.
+
+        The poller must not take what webhooks need in a minute at their present rate: at least a
+        fiftieth of the limit, at most a quarter, and no more than what is unused of their half.
+        """
+        webhooks = sum(permits.webhooks for permits in self.granted.values())
         match asker:
-            case Asker.PERSON:
+            case Asker.OPERATOR:
                 return 0
             case Asker.WEBHOOK:
-                return self._kept_from_webhooks(limit, now)
+                return max(0, self.limit // 2 - (self.used - webhooks))
             case Asker.POLLER:
-                return self._kept_for_webhooks(limit, now)
+                a_minute = webhooks * 60 / WINDOW
+                reserved = math.ceil(min(self.limit / 4, max(self.limit / 50, a_minute)))
+                return max(0, min(reserved, self.limit - self.limit // 2 - webhooks))
 
-    def _kept_for_webhooks(self, limit: int, now: float) -> int:
-        """What others must leave: a minute of webhooks at their present pace.
-
-        So an unused share is not wasted: it shrinks to a fiftieth of the limit when no webhook
-        comes, and grows to a quarter when many do, or to what is left of the webhooks' half.
-        """
-        used = sum(self.at(now).webhooks.values())
-        pace = used * 60 / WINDOW
-        kept = math.ceil(min(limit / 4, max(limit / 50, pace)))
-        return max(0, min(kept, limit - limit // 2 - used))
-
-    def _kept_from_webhooks(self, limit: int, now: float) -> int:
-        """What webhooks must leave: what others have not used yet of half the limit.
-
-        Else more webhooks than the limit allows would take all of it for creates, and nothing
-        that was created would ever be looked at. The poller makes the creates that they leave.
-        """
-        return max(0, limit // 2 - sum(self.at(now).others.values()))
-
-    def grant(self, count: int, now: float, asker: Asker) -> Allowance:
-        """With that many requests entered under this second."""
-        current = self.at(now)
-        second = self._second(now)
-        granted = current.webhooks if asker is Asker.WEBHOOK else current.others
-        granted = {**granted, second: granted.get(second, 0) + count}
-        if self.ceiling is not None:
-            known = now < self.ceiling_until
-            until = self.ceiling_until if known else now + PROBE_SECONDS
-            left = max(0, self.ceiling - count) if known else 0
-            current = replace(current, ceiling=left, ceiling_until=until)
+    def grant(self, count: int, asker: Asker) -> Allowance:
+        """Return the allowance after ``count`` permits for this asker."""
+        start = math.floor(self.now) // SLOT * SLOT
+        webhooks, others = self.granted.get(start, Permits())
         if asker is Asker.WEBHOOK:
-            return replace(current, webhooks=granted)
-        return replace(current, others=granted)
+            webhooks += count
+        else:
+            others += count
+        return replace(
+            self,
+            granted={**self.granted, start: Permits(webhooks, others)},
+            ceiling=max(0, self.ceiling - count),
+        )
 
-    def block(self, retry_after: float | None, now: float) -> Allowance:
-        """With the gate closed, for what Cloudflare said within reason."""
+    def block(self, retry_after: float | None) -> Allowance:
+        """Return the allowance with the gate closed for ``retry_after`` seconds, within bounds."""
         seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after
         seconds = min(BLOCK_AT_MOST, max(BLOCK_AT_LEAST, seconds))
-        until = now + seconds + DATE_ERROR
+        until = self.now + seconds + DATE_ERROR
         return replace(self, blocked_until=max(self.blocked_until, until))
 
-    def heard(self, rate: RateLimit, limit: int, now: float, *, is_new: bool) -> Allowance:
-        """With the ceiling that Cloudflare's own count of the account asks for, if it does."""
-        ceiling = math.floor(rate.remaining * TAKEN_OF_WHAT_REMAINS)
-        if self.ceiling is not None and now < self.ceiling_until and not is_new:
-            ceiling = min(ceiling, self.ceiling)
-        if ceiling >= limit - self.at(now).used():
-            return replace(self, ceiling=None, ceiling_until=0.0)
+    def under(self, rate: RateLimit) -> Allowance:
+        """Return the allowance under what Cloudflare says that the account has left.
+
+        Until the reset, a header can only lower the ceiling: answers arrive in any order.
+        """
+        ceiling = math.floor(rate.remaining * USABLE_OF_REMAINING)
+        known = self.ceiling if self.now < self.ceiling_until else self.limit
+        if ceiling >= min(known, self.limit - self.used):
+            return self
         seconds = min(rate.reset_seconds, float(WINDOW))
-        return replace(self, ceiling=ceiling, ceiling_until=now + seconds + DATE_ERROR)
-
-    def _second(self, now: float) -> int:
-        # Time never goes back here, whichever of DynamoDB's machines answered.
-        return max([math.floor(now), *self.webhooks, *self.others])
-
-
-def _packed(granted: Mapping[int, int]) -> list[int]:
-    """Seconds and counts in turn, each second as the distance from the one before.
-
-    DynamoDB charges for each KiB that a write carries: in full, five minutes of seconds are nine.
-    """
-    packed, before = [], 0
-    for second, count in sorted(granted.items()):
-        packed += [second - before, count]
-        before = second
-    return packed
-
-
-def _unpacked(packed: Sequence[int]) -> dict[int, int]:
-    """What ``_packed`` packed."""
-    return dict(zip(accumulate(packed[::2]), packed[1::2], strict=True))
+        return replace(self, ceiling=ceiling, ceiling_until=self.now + seconds + DATE_ERROR)

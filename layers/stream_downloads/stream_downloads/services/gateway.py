@@ -79,7 +79,7 @@ def _ask_once(service: Service, send: Send[Result_co], call: str, seconds: float
 def _take(service: Service) -> None:
     """Take leave for one request, from all that is left: somebody waits for the answer."""
     for _ in range(_TRIES):  # another function may have been first
-        grant = service.budget.take(1, Asker.PERSON)
+        grant = service.budget.take(1, Asker.OPERATOR)
         if grant.count and service.budget.is_current(grant):
             return
         if not grant.left:
