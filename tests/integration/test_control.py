@@ -41,12 +41,6 @@ def test_a_record_is_read_as_it_was_written(control: Control) -> None:
     assert said(control.read("lease")) == ({}, 0)
 
 
-def test_each_write_counts_the_version_up(control: Control) -> None:
-    for version in range(3):
-        assert control.write("budget", {"n": version}, version)
-    assert said(control.read("budget")) == ({"n": 2}, 3)
-
-
 @pytest.mark.parametrize("version", [0, 1, 3])
 def test_a_record_that_changed_since_it_was_read_is_not_overwritten(
     control: Control, version: int
@@ -55,12 +49,6 @@ def test_a_record_that_changed_since_it_was_read_is_not_overwritten(
     control.write("budget", {"n": 2}, 1)
     assert not control.write("budget", {"n": 3}, version)
     assert said(control.read("budget")) == ({"n": 2}, 2)
-
-
-def test_of_two_who_read_the_same_only_one_writes(control: Control) -> None:
-    one, other = control.read("budget"), control.read("budget")
-    assert control.write("budget", {"by": "one"}, one.version)
-    assert not control.write("budget", {"by": "other"}, other.version)
 
 
 def test_the_time_is_in_whole_seconds_and_about_now(control: Control) -> None:

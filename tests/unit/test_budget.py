@@ -100,10 +100,6 @@ def test_permits_are_available_again_once_their_slot_has_left_the_window(
     assert budget.take(LIMIT, Asker.OPERATOR).count == LIMIT
 
 
-def test_a_grant_says_how_many_more_there_would_have_been(budget: Budget) -> None:
-    assert budget.take(10, Asker.POLLER).left == LIMIT - RESERVE - 10
-
-
 def test_a_lost_race_is_run_again_and_costs_nothing(budget: Budget, control: Contested) -> None:
     control.lose = 4
     grant = budget.take(LIMIT - 1, Asker.OPERATOR)
