@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_downloads.domain import webhook
+from stream_downloads.domain.signature import sign
 
 EVENTS = Path(__file__).parent.parent / "events"
 
@@ -64,7 +64,7 @@ def signed_event(
     """Wrap a body into a Function URL event, signed at ``now``."""
     raw = body if isinstance(body, bytes) else encoded(body)
     event = copy.deepcopy(load_event("receive_webhook"))
-    event["headers"]["webhook-signature"] = webhook.sign(raw, secret, now)
+    event["headers"]["webhook-signature"] = sign(raw, secret, now)
     event["headers"]["content-length"] = str(len(raw))
     event["body"] = base64.b64encode(raw).decode() if is_base64 else raw.decode()
     event["isBase64Encoded"] = is_base64

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import urllib3
 from boto3.dynamodb.types import TypeDeserializer
 
-from stream_downloads.domain import webhook
 from stream_downloads.domain.download import iso_time
+from stream_downloads.domain.signature import sign
 from tests.deployment import Stack, client, deploy
 from tests.emulator import Emulator
 from tests.simulator import Settings, SimulatorServer, StreamSimulator
@@ -114,7 +114,7 @@ class Deployed:
     def sign(self, body: bytes, *, at: float | None = None, secret: str | None = None) -> str:
         """The signature of a body, unless told otherwise now and under the stack's own secret."""
         moment = int(time.time() if at is None else at)
-        return webhook.sign(body, (secret or self.signing_secret()).encode(), moment)
+        return sign(body, (secret or self.signing_secret()).encode(), moment)
 
     def signing_secret(self) -> str:
         """The secret that the stack verifies webhooks with."""

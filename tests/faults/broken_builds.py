@@ -212,18 +212,18 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "the signature's comparison is left out",
         8,
-        f"{PACKAGE}/domain/webhook.py",
+        f"{PACKAGE}/domain/signature.py",
         "    if not any(matches):\n        raise Unauthentic(UnauthenticReason.MISMATCH)\n",
         "",
-        (CHAOS, "tests/unit/test_webhook_signature.py"),
+        (CHAOS, "tests/unit/test_signature.py"),
     ),
     Break(
         "a stale signature is taken",
         8,
-        f"{PACKAGE}/domain/webhook.py",
+        f"{PACKAGE}/domain/signature.py",
         "    if age > tolerance:\n        raise Unauthentic(UnauthenticReason.TOO_OLD)\n",
         "",
-        ("tests/unit/test_webhook_signature.py",),
+        ("tests/unit/test_signature.py",),
     ),
     Break(
         "a webhook is answered before the intent is written",

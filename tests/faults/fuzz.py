@@ -22,7 +22,8 @@ EXAMPLE: Final = (Path(__file__).parents[2] / "events" / "video_ready.json").rea
 
 atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports(include=["stream_downloads"]):
-    from stream_downloads.domain import webhook
+    from stream_downloads.adapters import function_url
+    from stream_downloads.domain import signature, video
 
 
 def try_one(data: bytes) -> None:
@@ -32,10 +33,10 @@ def try_one(data: bytes) -> None:
     if what == 0:
         header = given.ConsumeUnicode(1200)
         body = given.ConsumeBytes(sys.maxsize)
-        with contextlib.suppress(webhook.Unauthentic):
-            webhook.verify(body, header, [SECRET], NOW)
+        with contextlib.suppress(signature.Unauthentic):
+            signature.verify(body, header, [SECRET], NOW)
             # To come here takes a signature: one that was signed with the secret.
-            assert webhook.sign(body, SECRET, NOW).rpartition("=")[2] in header.lower()
+            assert signature.sign(body, SECRET, NOW).rpartition("=")[2] in header.lower()
     elif what == 1:
         parse(given.ConsumeBytes(sys.maxsize))
     elif what == 2:
@@ -52,8 +53,8 @@ def try_one(data: bytes) -> None:
             "isBase64Encoded": given.ConsumeBool(),
             "body": given.ConsumeUnicode(sys.maxsize),
         }
-        with contextlib.suppress(webhook.BadTransport):
-            parse(webhook.unwrap(event).body)
+        with contextlib.suppress(function_url.BadTransport):
+            parse(function_url.unwrap(event).body)
 
 
 def any_value(given: Any) -> object:
@@ -72,11 +73,11 @@ def any_value(given: Any) -> object:
 
 
 def parse(body: bytes) -> None:
-    """Read an event; what is read can be stored."""
-    with contextlib.suppress(webhook.Unusable):
-        event = webhook.parse(body)
-        assert len(event.uid) == 32
-        for text in (event.creator, event.name, event.error_code, event.error_message):
+    """Read an event, and check that what was read can be stored."""
+    with contextlib.suppress(video.Unusable):
+        found = video.parse_webhook(body)
+        assert len(found.uid) == 32
+        for text in (found.creator, found.name, found.error_code, found.error_message):
             assert text is None or 0 < len(text.encode()) <= 4096
 
 

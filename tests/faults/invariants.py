@@ -161,12 +161,11 @@ class Invariants:
     def _deleted(self, call: Call) -> None:
         if call.fault is Fault.CANNOT_CONNECT or call.status in REFUSALS - {404}:
             return
-        for kind in DownloadType if call.download_type is None else [call.download_type]:
-            key = call.video_uid or "", str(kind)
-            leave = self.leaves.setdefault(key, Leave())
-            leave.again += not leave.given
-            leave.given = True
-            self.listed_ready.pop(key, None)
+        key = call.video_uid or "", call.download_type or "default"
+        leave = self.leaves.setdefault(key, Leave())
+        leave.again += not leave.given
+        leave.given = True
+        self.listed_ready.pop(key, None)
 
     # --- what is written ----------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_downloads.domain import webhook
+from stream_downloads.domain.signature import UnauthenticReason
+from stream_downloads.domain.video import UnusableReason
 from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
 from tests.faults.stage import SIGNING_SECRET, Stage
-from tests.unit.test_webhook_event import NOT_READABLE
-from tests.unit.test_webhook_signature import BODY, NOT_AUTHENTIC
+from tests.unit.test_signature import BODY, NOT_AUTHENTIC
+from tests.unit.test_video import NOT_READABLE
 
 
 def example_stage() -> Stage:
@@ -24,13 +25,13 @@ def example_stage() -> Stage:
 
 
 def nothing_was_done(stage: Stage) -> bool:
-    """Whether no row was written and Cloudflare was not asked."""
+    """Return that no row was written and no request sent to Cloudflare."""
     return not stage.downloads.rows and not stage.simulator.calls
 
 
 @pytest.mark.parametrize(("header", "reason"), NOT_AUTHENTIC.values(), ids=NOT_AUTHENTIC.keys())
 def test_what_is_not_authentic_is_answered_403_and_leaves_only_a_line_in_the_log(
-    header: str | None, reason: webhook.UnauthenticReason
+    header: str | None, reason: UnauthenticReason
 ) -> None:
     stage = example_stage()
     event = signed_event(BODY)
@@ -44,7 +45,7 @@ def test_what_is_not_authentic_is_answered_403_and_leaves_only_a_line_in_the_log
 
 @pytest.mark.parametrize(("body", "reason"), NOT_READABLE.values(), ids=NOT_READABLE.keys())
 def test_what_is_authentic_but_unusable_is_answered_200_and_counted(
-    body: bytes, reason: webhook.UnusableReason
+    body: bytes, reason: UnusableReason
 ) -> None:
     stage = example_stage()
     assert stage.receive_event(signed_event(body, is_base64=True)) == (200, "ok")

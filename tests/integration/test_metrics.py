@@ -20,8 +20,8 @@ import pytest
 from functions.poll_downloads import app as poll_downloads
 from stream_downloads.adapters import observability
 from stream_downloads.adapters.observability import Metric, logger
-from stream_downloads.domain import webhook
 from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.signature import sign
 from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
 from tests.events import LambdaContext, encoded, video_event
@@ -97,7 +97,7 @@ def send(world: World, body: bytes, *, age: float = 0.0) -> int:
     """Send a webhook that was signed so many seconds ago."""
     secrets: Any = world.secrets
     (secret,) = secrets.candidates()
-    header = webhook.sign(body, secret, int(world.clock() - age))
+    header = sign(body, secret, int(world.clock() - age))
     event = function_url_event(body, {"Webhook-Signature": header})
     return int(receive(world.webhook_service, secrets, event)["statusCode"])
 

@@ -34,7 +34,7 @@ class Settings:
     """Who may ask, and how this Cloudflare behaves where the documents leave it open.
 
     ``answer_shape``: one download alone, or one per type, as the answer to a create.
-    ``nothing_created``: what listing or deleting the downloads of a video without any answers.
+    ``nothing_created``: what listing no downloads, or deleting one that was not created, answers.
     ``repeated_create``: the present state, or a 409.
     ``inclusive_bounds``: whether a video created exactly at ``start`` or ``end`` is listed.
     """
@@ -285,7 +285,7 @@ class StreamSimulator:
             case "list downloads":
                 response = self._list_downloads(video, now)
             case "delete downloads":
-                response = self._delete_downloads(video, route.download_type)
+                response = self._delete_download(video, route.download_type or "default")
             case "create token":
                 response = self._create_token(video, request.body, now)
             case _:
@@ -328,12 +328,10 @@ class StreamSimulator:
             return success(video.downloads[kind].described(now))
         return success(_described(video, now))
 
-    def _delete_downloads(self, video: Video, kind: str | None) -> Response:
-        doomed = [name for name in video.downloads if kind in (None, name)]
-        if not doomed and self.settings.nothing_created == "not found":
+    def _delete_download(self, video: Video, kind: str) -> Response:
+        if kind not in video.downloads and self.settings.nothing_created == "not found":
             return _not_found()
-        for name in doomed:
-            del video.downloads[name]
+        video.downloads.pop(kind, None)
         return success("ok")
 
     def _create_token(self, video: Video, body: bytes, now: float) -> Response:

@@ -122,9 +122,10 @@ def test_audio_and_video_are_two_downloads(simulator: StreamSimulator, clock: Cl
         "default": "inprogress",
         "audio": "ready",
     }
-    assert result(ask(simulator, "DELETE", f"/{uid}/downloads/audio")) == "ok"
-    assert result(ask(simulator, "GET", f"/{uid}/downloads")).keys() == {"default"}
+    # For backwards compatibility, a delete without a type deletes the MP4 alone.
     assert result(ask(simulator, "DELETE", f"/{uid}/downloads")) == "ok"
+    assert result(ask(simulator, "GET", f"/{uid}/downloads")).keys() == {"audio"}
+    assert result(ask(simulator, "DELETE", f"/{uid}/downloads/audio")) == "ok"
     assert result(ask(simulator, "GET", f"/{uid}/downloads")) == {}
 
 

@@ -6,9 +6,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -21,19 +23,18 @@ from urllib3.exceptions import (
 )
 
 from stream_downloads.adapters.http import CONNECT_SECONDS, READ_SECONDS, bounded_pool
-from stream_downloads.domain.download import VIDEO_UID, DownloadType
+from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.request_budget import RateLimit
-from stream_downloads.domain.video import Video, VideoPage
+from stream_downloads.domain.video import VIDEO_UID, Unusable, Video, VideoPage, parse_video
 
 _Result = TypeVar("_Result")
-
-BASE_URL = "https://api.cloudflare.com/client/v4"
 
 _ACCOUNT_ID = re.compile("[0-9a-fA-F]{32}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+( [\x21-\x7e]+)*")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _RATE_LIMIT_ITEM = re.compile(r";\s*([rt])=([0-9]{1,9})(?![0-9.])")
 _READ_BYTES = 64 * 1024
+_MAX_MESSAGE_CHARACTERS = 300
 _EXISTS = re.compile(r"(?<!no longer )\bexists\b|\balready (exist|created|enabled)", re.IGNORECASE)
 
 
@@ -45,8 +46,6 @@ class ApiMessage(NamedTuple):
 
     code: int
     message: str
-    documentation_url: str | None = None
-    pointer: str | None = None
 
 
 class DownloadState(NamedTuple):
@@ -74,7 +73,7 @@ class WebhookSubscription:
 
 
 class RefusalKind(StrEnum):
-    """What an answer that is no success means for whoever asked."""
+    """Name what an answer that is no success means for the caller."""
 
     CREDENTIALS = "credentials"
     NOT_FOUND = "not_found"
@@ -113,32 +112,24 @@ _KNOWN_BY_STATUS_ALONE = {RefusalKind.CREDENTIALS, RefusalKind.CONFLICT, Refusal
 class CloudflareError(Exception):
     """A call that did not succeed. Its text never holds a credential or a body.
 
-    ``call`` names the call, as in ``"create download"``. ``ambiguous`` says whether Cloudflare may
-    have done what was asked all the same: after a create, list before creating again.
+    ``ambiguous`` means that Cloudflare may have done what was asked all the same: after a create,
+    list before creating again.
     """
 
-    ambiguous: bool
-
-    def __init__(self, call: str, text: str) -> None:
+    def __init__(self, call: str, text: str, *, ambiguous: bool) -> None:
         super().__init__(f"{call}: {text}")
-        self.call = call
+        self.ambiguous = ambiguous
 
 
 class NotReached(CloudflareError):
-    """No HTTP answer came. ``maybe_sent`` is False if the request cannot have left."""
-
-    def __init__(self, call: str, text: str, *, maybe_sent: bool) -> None:
-        super().__init__(call, text)
-        self.maybe_sent = maybe_sent
-        self.ambiguous = maybe_sent
+    """No HTTP answer came. It is ambiguous unless the request cannot have left."""
 
 
 class Refused(CloudflareError):
     """Cloudflare answered, and the answer is no success.
 
-    ``status`` is the HTTP status, ``kind`` what it means, ``errors`` what the envelope says,
-    ``retry_after`` the header's seconds if it is a usable number (not clamped), and ``defect`` what
-    is wrong with the answer itself, if anything is.
+    ``status`` is the HTTP status, ``kind`` what it means, ``errors`` what the envelope says, and
+    ``retry_after`` the header's seconds if it is a usable number (not clamped).
     """
 
     def __init__(
@@ -151,17 +142,13 @@ class Refused(CloudflareError):
         retry_after: float | None = None,
         defect: str | None = None,
     ) -> None:
-        said = [f"{error.code} {error.message}" for error in errors]
-        details = "; ".join([*said, *([defect] if defect else [])])
-        super().__init__(
-            call, f"Cloudflare answered {status}" + (f" ({details})" if details else "")
-        )
+        details = defect or "; ".join(f"{error.code} {error.message}" for error in errors)
+        text = f"Cloudflare answered {status}" + (f" ({details})" if details else "")
+        super().__init__(call, text, ambiguous=kind is RefusalKind.UNUSABLE)
         self.status = status
         self.kind = kind
         self.errors = errors
         self.retry_after = retry_after
-        self.defect = defect
-        self.ambiguous = kind is RefusalKind.UNUSABLE
 
 
 class _Defect(Exception):
@@ -169,10 +156,10 @@ class _Defect(Exception):
 
 
 def _refusal_kind(status: int, errors: tuple[ApiMessage, ...], *, readable: bool) -> RefusalKind:
-    """What an unsuccessful answer means: the one place where this is decided.
+    """Decide what an unsuccessful answer means.
 
-    ``readable`` is whether the body was one of the API's envelopes. Without one, a 404 is a
-    stranger's page and says nothing about a video.
+    ``readable``: the body was one of the API's envelopes. Without one, a 404 is the page of
+    something in between and says nothing about a video.
     """
     by_status = _KIND_BY_STATUS.get(status)
     if by_status in _KNOWN_BY_STATUS_ALONE:
@@ -195,8 +182,9 @@ def _refusal_kind(status: int, errors: tuple[ApiMessage, ...], *, readable: bool
 class StreamClient:
     """The Stream API of one account. One client may be used by several threads at once.
 
-    ``authorization`` gives the headers that authenticate, asked anew for every call.
-    ``on_rate_limit`` hears every usable ``Ratelimit`` header.
+    ``base_url`` is ``https://api.cloudflare.com/client/v4`` or a stand-in. ``authorization`` is
+    called once for each call and gives the headers that authenticate. ``on_rate_limit`` is called
+    with every usable ``Ratelimit`` header.
 
     Every call takes ``seconds``, its limit in all: authorization, connecting, sending, and reading
     the whole answer. Nothing is repeated and no redirect is followed. A call raises `NotReached` or
@@ -213,7 +201,7 @@ class StreamClient:
         self,
         account_id: str,
         *,
-        base_url: str = BASE_URL,
+        base_url: str,
         authorization: Callable[[], Mapping[str, str]],
         pool: urllib3.PoolManager | None = None,
         on_rate_limit: Callable[[RateLimit], None] | None = None,
@@ -226,52 +214,41 @@ class StreamClient:
         self._monotonic = monotonic
 
     def list_downloads(self, uid: str, *, seconds: float) -> dict[str, DownloadState]:
-        """All downloads that were ever created for a video, by type; empty if there are none."""
+        """Return all downloads that were created for a video, by type."""
         path = f"/stream/{_checked(uid)}/downloads"
         return self._call("GET", path, "list downloads", _downloads_or_none, seconds=seconds)
 
     def create_download(
         self, uid: str, download_type: DownloadType | None, *, seconds: float
     ) -> dict[str, DownloadState]:
-        """Have a download made. Repeated, it answers with the present state of what exists.
+        """Start a download, or return the present state of the one that exists.
 
-        Without a type, Cloudflare makes the MP4. Both of the documented answers are understood: one
-        download alone, or an object with one download per type.
+        Without a type, Cloudflare makes the MP4. Both documented answers are read: one download
+        alone, or an object with one download per type.
         """
-        asked = download_type or DownloadType.DEFAULT
+        created = partial(_created, asked=download_type or DownloadType.DEFAULT)
         path = _downloads_path(uid, download_type)
-        return self._call(
-            "POST", path, "create download", lambda result: _created(result, asked), seconds=seconds
-        )
+        return self._call("POST", path, "create download", created, seconds=seconds)
 
     def delete_downloads(
         self, uid: str, download_type: DownloadType | None, *, seconds: float
     ) -> None:
-        """Delete one download of a video or, without a type, all of them."""
+        """Delete one download of a video: without a type, the MP4."""
         path = _downloads_path(uid, download_type)
         self._call("DELETE", path, "delete downloads", _anything, seconds=seconds)
 
     def list_videos(
-        self,
-        *,
-        start: str | None = None,
-        end: str | None = None,
-        status: str | None = "ready",
-        ascending: bool = True,
-        limit: int = 1000,
-        seconds: float,
+        self, *, start: str | None = None, limit: int = 1000, seconds: float
     ) -> VideoPage:
-        """Up to ``limit`` videos (at most 1000) that were created from ``start`` to ``end``.
+        """Return up to ``limit`` ready videos (at most 1000), the oldest first.
 
-        The times are RFC 3339. There is no cursor, and whether the bounds belong to the range is
-        disputed: ask from a little before, and drop the videos seen already.
+        ``start`` is an RFC 3339 time: videos created before it are left out. There is no cursor,
+        and it is disputed whether a video created exactly then is listed: start the next page a
+        little before the end of this one, and drop the videos seen already.
         """
-        query = {"asc": "true" if ascending else "false", "limit": str(limit)}
-        query |= {
-            name: value
-            for name, value in (("status", status), ("start", start), ("end", end))
-            if value is not None
-        }
+        query = {"status": "ready", "asc": "true", "limit": str(limit)}
+        if start is not None:
+            query["start"] = start
         return self._call(
             "GET",
             f"/stream?{urlencode(query)}",
@@ -282,23 +259,21 @@ class StreamClient:
         )
 
     def get_video(self, uid: str, *, seconds: float) -> Video:
-        """One video."""
+        """Return one video."""
         return self._call("GET", f"/stream/{_checked(uid)}", "get video", _video, seconds=seconds)
 
-    def create_token(
-        self, uid: str, *, expires_at: int, downloadable: bool = True, seconds: float
-    ) -> str:
-        """A signed token that stands for a private video's uid in its URLs.
+    def create_token(self, uid: str, *, expires_at: int, seconds: float) -> str:
+        """Return a signed token that replaces a private video's uid in its download URLs.
 
         ``expires_at`` is in Unix seconds, at most 24 hours ahead. Cloudflare means this call for
         fewer than 1,000 tokens a day.
         """
-        body = {"exp": expires_at, "downloadable": downloadable}
+        body = {"exp": expires_at, "downloadable": True}
         path = f"/stream/{_checked(uid)}/token"
         return self._call("POST", path, "create token", _token, body=body, seconds=seconds)
 
     def get_webhook(self, *, seconds: float) -> WebhookSubscription | None:
-        """The account's webhook subscription, None if there is none."""
+        """Return the account's webhook subscription, None if there is none."""
         try:
             return self._call(
                 "GET", "/stream/webhook", "get webhook", _subscription_or_none, seconds=seconds
@@ -309,7 +284,7 @@ class StreamClient:
             raise
 
     def put_webhook(self, url: str, *, seconds: float) -> WebhookSubscription:
-        """Subscribe ``url``, in place of whatever was subscribed. A new URL gets a new secret."""
+        """Subscribe ``url`` in place of any other. Another URL gets another secret."""
         body = {"notificationUrl": url}
         return self._call(
             "PUT", "/stream/webhook", "put webhook", _subscription, body=body, seconds=seconds
@@ -367,7 +342,7 @@ class StreamClient:
     ) -> urllib3.BaseHTTPResponse:
         """Send a request, and wait until the head of an answer has come."""
         if seconds <= 0:
-            raise NotReached(call, "no time was left for it", maybe_sent=False)
+            raise NotReached(call, "no time was left for it", ambiguous=False)
         sent = {"Accept": "application/json", "User-Agent": "stream-downloads", **headers}
         if body is not None:
             sent["Content-Type"] = "application/json"
@@ -387,14 +362,14 @@ class StreamClient:
                 preload_content=False,
             )
         except (ConnectTimeoutError, NewConnectionError, LocationValueError) as error:
-            raise NotReached(call, _reason(error), maybe_sent=False) from error
+            raise NotReached(call, _reason(error), ambiguous=False) from error
         except HTTPError as error:
-            raise NotReached(call, _reason(error), maybe_sent=True) from error
+            raise NotReached(call, _reason(error), ambiguous=True) from error
 
     def _read(self, response: urllib3.BaseHTTPResponse, deadline: float, max_bytes: int) -> bytes:
-        """The whole body, if it fits into the time and into ``max_bytes``.
+        """Return the whole body, if it fits into the time and into ``max_bytes``.
 
-        A connection whose answer was read to its end serves again; any other is closed.
+        A connection whose answer was read to its end is used again; any other is closed.
         """
         # One socket read at a time: `read` waits for as much as was asked for, however slowly it
         # comes. (urllib3 1.26 has no `read1`; there `bounded_pool` alone holds the deadline.)
@@ -427,14 +402,14 @@ class StreamClient:
 
 
 def _checked(identifier: object, pattern: re.Pattern[str] = VIDEO_UID) -> str:
-    """``identifier`` if it may stand in a URL; ValueError otherwise."""
+    """Return ``identifier`` if it may stand in a URL; ValueError otherwise."""
     if not isinstance(identifier, str) or not pattern.fullmatch(identifier):
         raise ValueError(f"not an identifier of Cloudflare's: {repr(identifier)[:40]}")
     return identifier
 
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """``headers`` if they can be sent. http.client would show the value that it refuses."""
+    """Return ``headers`` if they can be sent. http.client would show the value it refuses."""
     for name, value in headers.items():
         if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"the credential for {name} is empty, or not printable ASCII")
@@ -450,7 +425,7 @@ def _downloads_path(uid: str, download_type: DownloadType | None) -> str:
 
 
 def _envelope(headers: Mapping[str, str], content: bytes) -> Mapping[str, Any]:
-    """The JSON object that every answer of the API is."""
+    """Return the JSON object that every answer of the API is."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise _Defect("the answer is not declared as JSON")
@@ -464,36 +439,28 @@ def _envelope(headers: Mapping[str, str], content: bytes) -> Mapping[str, Any]:
 
 
 def _errors(envelope: Mapping[str, Any], sent: Mapping[str, str]) -> tuple[ApiMessage, ...]:
-    """What an envelope says went wrong: ``errors``, or ``messages`` where that is empty.
+    """Return what an envelope says went wrong: ``errors``, or ``messages`` where that is empty.
 
     Should Cloudflare quote a credential of the headers ``sent``, it is left out.
     """
-    secrets = [value.rpartition(" ")[2] for value in sent.values()]
-
-    def text(value: object) -> str | None:
-        if not isinstance(value, str):
-            return None
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        return value[:300]
-
-    def message(entry: Mapping[str, Any]) -> ApiMessage:
-        code, source = entry.get("code"), entry.get("source")
-        return ApiMessage(
-            code=code if isinstance(code, int) else 0,
-            message=text(entry.get("message")) or "",
-            documentation_url=text(entry.get("documentation_url")),
-            pointer=text(source.get("pointer")) if isinstance(source, dict) else None,
-        )
-
     entries = envelope.get("errors") or envelope.get("messages")
     if not isinstance(entries, list):
         return ()
-    return tuple(message(entry) for entry in entries[:10] if isinstance(entry, dict))
+    secrets = [value.rpartition(" ")[2] for value in sent.values()]
+    return tuple(_message(entry, secrets) for entry in entries[:10] if isinstance(entry, dict))
+
+
+def _message(entry: Mapping[str, Any], secrets: Sequence[str]) -> ApiMessage:
+    code, text = entry.get("code"), _text(entry.get("message")) or ""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    # No table stores half of a surrogate pair.
+    text = text[:_MAX_MESSAGE_CHARACTERS].encode(errors="replace").decode()
+    return ApiMessage(code if isinstance(code, int) else 0, text)
 
 
 def _retry_after(header: str | None) -> float | None:
-    """The seconds of a ``Retry-After`` header, None for a date and whatever else is no number."""
+    """Return the seconds of a ``Retry-After`` header; None for a date and all else."""
     if header is None or not _SECONDS.fullmatch(header.strip()):
         return None
     seconds = float(header)
@@ -501,7 +468,7 @@ def _retry_after(header: str | None) -> float | None:
 
 
 def _rate_limit(header: str | None) -> RateLimit | None:
-    """The tightest of the limits in a header like ``"default";r=50;t=30``; None if it has none."""
+    """Return the tightest limit in a header like ``"default";r=50;t=30``; None if it has none."""
     limits = []
     for item in (header or "")[:1000].split(","):
         fields = dict(_RATE_LIMIT_ITEM.findall(item))
@@ -511,12 +478,12 @@ def _rate_limit(header: str | None) -> RateLimit | None:
 
 
 def _reason(error: HTTPError) -> str:
-    """What went wrong on the way, with the cause that urllib3 wraps."""
+    """Return what urllib3 says went wrong, with the cause that it wraps."""
     return f"{type(error).__name__}: {error.__cause__ or error}"
 
 
 def _anything(result: object) -> None:
-    """For calls whose ``success`` says it all."""
+    """Accept any result, for calls whose ``success`` says it all."""
 
 
 def _object(result: object) -> dict[str, Any]:
@@ -533,25 +500,23 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _number(value: object) -> float | None:
-    """A finite number, as it is; None for all else, booleans and numbers in quotes included."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _percent(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         return None
-    return value if -1e18 < value < 1e18 else None
+    return abs(value)  # a table gives -0.0 back as 0
 
 
 def _download(result: object) -> DownloadState:
     fields = _object(result)
-    percent = _number(fields.get("percentComplete"))
     return DownloadState(
         status=_text(fields.get("status")) or "",
-        percent_complete=percent if percent is not None and 0 <= percent <= 100 else None,
+        percent_complete=_percent(fields.get("percentComplete")),
         url=_text(fields.get("url")),
     )
 
 
 def _downloads(result: object) -> dict[str, DownloadState]:
-    """One download per type; a type that is null was not created."""
+    """Return one download per type; a type that is null was not created."""
     by_type = _object(result)
     return {name: _download(state) for name, state in by_type.items() if state is not None}
 
@@ -561,7 +526,7 @@ def _downloads_or_none(result: object) -> dict[str, DownloadState]:
 
 
 def _created(result: object, asked: DownloadType) -> dict[str, DownloadState]:
-    """Both shapes of the create answer: flat in the older reference, keyed by type in the guide."""
+    """Read both shapes of the answer: flat in the older reference, keyed by type in the newer."""
     fields = _object(result)
     flat = not {"status", "percentComplete", "url"}.isdisjoint(fields)
     downloads = {str(asked): _download(fields)} if flat else _downloads(fields)
@@ -571,29 +536,10 @@ def _created(result: object, asked: DownloadType) -> dict[str, DownloadState]:
 
 
 def _video(result: object) -> Video:
-    fields = _object(result)
-    uid, status, meta = fields.get("uid"), fields.get("status"), fields.get("meta")
-    if not isinstance(uid, str) or not VIDEO_UID.fullmatch(uid):
-        raise _Defect("its result is a video without a usable uid")
-    status = status if isinstance(status, dict) else {}
-    meta = meta if isinstance(meta, dict) else {}
-    duration = _number(fields.get("duration"))
-    signed = fields.get("requireSignedURLs")
-    return Video(
-        uid=uid,
-        state=_text(status.get("state")) or "",
-        ready_to_stream=fields.get("readyToStream") is True,
-        created=_text(fields.get("created")) or "",
-        creator=_text(fields.get("creator")),
-        name=_text(meta.get("name")),
-        duration_seconds=duration if duration is not None and duration >= 0 else None,
-        require_signed_urls=signed if isinstance(signed, bool) else None,
-        live_input=_text(fields.get("liveInput")),
-        # Both spellings occur.
-        error_code=_text(status.get("errorReasonCode")) or _text(status.get("errReasonCode")),
-        error_message=_text(status.get("errorReasonText")) or _text(status.get("errReasonText")),
-        ready_at=_text(fields.get("readyToStreamAt")),
-    )
+    try:
+        return parse_video(_object(result))
+    except Unusable as error:
+        raise _Defect(f"its result is no video: {error}") from error
 
 
 def _video_page(result: object) -> VideoPage:
@@ -601,10 +547,8 @@ def _video_page(result: object) -> VideoPage:
         raise _Defect(f"its result is {_kind_of(result)}, not a list")
     videos = []
     for entry in result:
-        try:
+        with suppress(_Defect):  # one bad video hides no other
             videos.append(_video(entry))
-        except _Defect:  # one bad video hides no other
-            continue
     return VideoPage(videos, len(result))
 
 

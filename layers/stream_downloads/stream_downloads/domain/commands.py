@@ -9,7 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from stream_downloads.domain.download import VIDEO_UID, DownloadType
+from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.video import VIDEO_UID
 
 # https://developers.cloudflare.com/stream/viewing-videos/download-videos/ names both limits.
 FILE_NAME: Final = re.compile("[A-Za-z0-9_-]{1,120}")

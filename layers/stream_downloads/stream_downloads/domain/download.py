@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-VIDEO_UID: Final = re.compile("[0-9a-f]{32}")
-
 
 class DownloadType(StrEnum):
     """What Cloudflare can make of a video: ``default`` is the MP4, ``audio`` the M4A."""

@@ -8,7 +8,6 @@ video of the page before, and what was seen already is dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from stream_downloads.domain.download import iso_time
@@ -52,16 +51,8 @@ class Walk:
                 f"Over {PAGE} videos were created within a second of {iso_time(self.start)}, and"
                 " Cloudflare lists no more at a time: request the downloads of these one by one."
             )
-        created = {video.uid: parse_time(video.created) for video in page.videos}
+        created = {video.uid: video.created_at for video in page.videos}
         latest = max((time for time in created.values() if time is not None), default=self.start)
         self.start = max(self.start, latest - OVERLAP_SECONDS)
         self.seen = {uid for uid, time in created.items() if time is None or time >= self.start}
         return new
-
-
-def parse_time(text: str | None) -> float | None:
-    """Seconds since the epoch, None for what is no time."""
-    try:
-        return datetime.fromisoformat(text or "").timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -1,25 +1,53 @@
-"""What Cloudflare says of a video."""
+"""A video as Cloudflare describes it, read alike from a webhook and from an answer of the API.
+
+https://developers.cloudflare.com/stream/manage-video-library/using-webhooks/
+https://developers.cloudflare.com/api/resources/stream/
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+VIDEO_UID: Final = re.compile("[0-9a-f]{32}")
+
+_MAX_TEXT_CHARACTERS: Final = 1024
+_MAX_DURATION_SECONDS: Final = 366 * 24 * 3600
 
 
 class Video(NamedTuple):
-    """What concerns a video's downloads. Times are text, as Cloudflare sent them."""
+    """What concerns a video's downloads; None where Cloudflare does not say it in a usable form.
+
+    Attributes:
+        uid: 32 lower-case hexadecimal digits.
+        state: Cloudflare's ``status.state``, such as ``ready`` or ``error``. It alone decides:
+            ``readyToStream`` can be false on a ready video, and ``pctComplete`` below 100.
+        created_at: seconds since the epoch.
+        ready_at: seconds since the epoch. Webhooks and older videos lack it.
+        creator: the ID that the uploader gave.
+        name: ``meta.name``.
+        duration_seconds: greater than 0, to the millisecond.
+        requires_signed_url: the video is private.
+        live_input: the live input that the video is a recording of.
+        error_code: Cloudflare's code, only in the state ``error``.
+        error_message: Cloudflare's explanation, only in the state ``error``.
+    """
 
     uid: str
-    state: str
-    ready_to_stream: bool
-    created: str
-    creator: str | None
-    name: str | None
-    duration_seconds: float | None
-    require_signed_urls: bool | None
-    live_input: str | None
-    error_code: str | None
-    error_message: str | None
-    ready_at: str | None = None
+    state: str = ""
+    created_at: float | None = None
+    ready_at: float | None = None
+    creator: str | None = None
+    name: str | None = None
+    duration_seconds: float | None = None
+    requires_signed_url: bool | None = None
+    live_input: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
 
 
 class VideoPage(NamedTuple):
@@ -31,3 +59,115 @@ class VideoPage(NamedTuple):
 
     videos: list[Video]
     listed: int
+
+
+class UnusableReason(StrEnum):
+    """Why nothing can be done with what Cloudflare sent."""
+
+    NOT_JSON = "not_json"
+    NESTED_TOO_DEEP = "nested_too_deep"
+    NOT_AN_OBJECT = "not_an_object"
+    LIVE_INPUT = "live_input_event"
+    UID = "no_usable_uid"
+    STATE = "neither_ready_nor_failed"
+
+
+class Unusable(Exception):
+    """Cloudflare sent something that is not about a video, or not about one to act on."""
+
+    def __init__(self, reason: UnusableReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+def parse_webhook(body: bytes) -> Video:
+    """Return the ready or failed video that an authentic webhook is about.
+
+    Raises:
+        Unusable: the body is anything else.
+    """
+    try:
+        event = json.loads(body.decode())
+    except RecursionError:
+        raise Unusable(UnusableReason.NESTED_TOO_DEEP) from None
+    except ValueError:  # not UTF-8, not JSON, or an integer of more than 4,300 digits
+        raise Unusable(UnusableReason.NOT_JSON) from None
+    if not isinstance(event, dict):
+        raise Unusable(UnusableReason.NOT_AN_OBJECT)
+    # Another product's notification: {"data": {"event_type": "live_input.connected", …}, …}
+    # https://developers.cloudflare.com/stream/stream-live/webhooks/
+    kind = _mapping(event.get("data")).get("event_type")
+    if isinstance(kind, str) and kind.startswith("live_input."):
+        raise Unusable(UnusableReason.LIVE_INPUT)
+    video = parse_video(event)
+    if video.state not in ("ready", "error"):
+        raise Unusable(UnusableReason.STATE)
+    return video
+
+
+def parse_video(fields: Mapping[str, Any]) -> Video:
+    """Return the video that a JSON object of Cloudflare's describes.
+
+    Only the uid must be right. Everything else is optional, and unknown fields are ignored.
+
+    Raises:
+        Unusable: the object has no usable uid.
+    """
+    uid = fields.get("uid")
+    if not isinstance(uid, str) or not VIDEO_UID.fullmatch(uid):
+        raise Unusable(UnusableReason.UID)
+    status = _mapping(fields.get("status"))
+    state = _text(status.get("state")) or ""
+    signed = fields.get("requireSignedURLs")
+    return Video(
+        uid=uid,
+        state=state,
+        created_at=_time(fields.get("created")),
+        ready_at=_time(fields.get("readyToStreamAt")),
+        creator=_text(fields.get("creator")),
+        name=_text(_mapping(fields.get("meta")).get("name")),
+        duration_seconds=_duration(fields.get("duration")),
+        requires_signed_url=signed if isinstance(signed, bool) else None,
+        live_input=_text(fields.get("liveInput")),
+        error_code=_error(status, "Code") if state == "error" else None,
+        error_message=_error(status, "Text") if state == "error" else None,
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    """Return text that a table can store: not empty, cut, without half of a surrogate pair."""
+    if not isinstance(value, str) or not value:
+        return None
+    text = value[:_MAX_TEXT_CHARACTERS]
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None
+    return text
+
+
+def _time(value: object) -> float | None:
+    """Return seconds since the epoch from a time such as ``2022-06-30T17:53:12.512033Z``."""
+    try:
+        time = datetime.fromisoformat(value if isinstance(value, str) else "")
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _duration(value: object) -> float | None:
+    """Return seconds. Cloudflare says -1 for unknown; zero or over a year is no duration."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 < value <= _MAX_DURATION_SECONDS:
+        return None
+    return round(float(value), 3) or None
+
+
+def _error(status: Mapping[str, Any], part: str) -> str | None:
+    # Both spellings occur in Cloudflare's own documents and answers.
+    return _text(status.get(f"errorReason{part}")) or _text(status.get(f"errReason{part}"))

@@ -120,7 +120,7 @@ def link(service: Service, command: LinkCommand) -> dict[str, Any]:
     private = row.requires_signed_url
     if not private:  # its owner may have made it private since the row was written
         send = partial(service.stream.get_video, row.video_uid)
-        private = ask(service, send, "get_video").require_signed_urls
+        private = ask(service, send, "get_video").requires_signed_url
     url, expires_at = row.url, None
     if private:
         expires_at = int(service.clock()) + command.expires_in

@@ -6,26 +6,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_downloads.adapters import function_url
 from stream_downloads.adapters.downloads_table import LostRace, Unreadable
+from stream_downloads.adapters.function_url import BadTransport
 from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable, SigningSecrets
-from stream_downloads.domain import webhook
-from stream_downloads.domain.download import Download, Step, VideoFacts
+from stream_downloads.domain import signature
+from stream_downloads.domain.download import Download, Step
 from stream_downloads.domain.request_budget import Asker
-from stream_downloads.domain.webhook import UnauthenticReason
+from stream_downloads.domain.signature import NoSecret, Unauthentic, UnauthenticReason
+from stream_downloads.domain.video import Unusable, Video, parse_webhook
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.steps import Verdict
+from stream_downloads.services.steps import Verdict, facts_of
 
 if TYPE_CHECKING:
-    from stream_downloads.domain.webhook import Delivery, VideoEvent
+    from stream_downloads.adapters.function_url import Delivery
 
 # The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
 CREATE_SECONDS: Final = 2.5
 ALL_CREATES_SECONDS: Final = 4.0
 OUR_FAULT: Final = (
     SecretUnavailable,
-    webhook.NoSecret,
+    NoSecret,
     LostRace,
     Unreadable,
     ClientError,
@@ -35,56 +38,50 @@ STALE: Final = (UnauthenticReason.TOO_OLD, UnauthenticReason.TOO_NEW)
 
 
 def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) -> dict[str, Any]:
-    """One webhook: 200 only once the intent is durable, and whatever comes after."""
+    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that."""
     now = service.clock()
     try:
-        delivery = webhook.unwrap(event)
+        delivery = function_url.unwrap(event)
         verify(delivery, secrets, now)
-        video = webhook.parse(delivery.body)
+        video = parse_webhook(delivery.body)
         rows = record_intent(service, video, now)
-    except webhook.BadTransport as refusal:
+    except BadTransport as refusal:
         return answer(refusal.status, "bad_transport", refusal)
-    except webhook.Unauthentic as refusal:
+    except Unauthentic as refusal:
         if refusal.reason in STALE:
             record(Metric.STALE_SIGNATURES)
         return answer(403, "unauthentic", refusal)
-    except webhook.Unusable as refusal:
+    except Unusable as refusal:
         return answer(200, "unusable", refusal)
     except OUR_FAULT as error:
         return answer(500, "failed", error)
     logger.append_keys(video_uid=video.uid)
-    create_at_once(service, rows)
     if video.state == "error":
         return answer(200, "video_failed")
+    create_at_once(service, rows)
     return answer(200, "recorded" if rows else "already_known")
 
 
 def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
-    """Check the signature; if it is wrong, once more with what the secret may have become."""
+    """Verify the signature; if it is wrong, once more with freshly read secrets."""
     try:
-        webhook.verify(delivery.body, delivery.signature, secrets.candidates(), now)
-    except webhook.Unauthentic as refusal:
+        signature.verify(delivery.body, delivery.signature, secrets.candidates(), now)
+    except Unauthentic as refusal:
         if refusal.reason is not UnauthenticReason.MISMATCH:
             raise
         fresh = secrets.refresh()
         if fresh is None:
             raise
-        webhook.verify(delivery.body, delivery.signature, fresh, now)
+        signature.verify(delivery.body, delivery.signature, fresh, now)
 
 
-def record_intent(service: Service, video: VideoEvent, now: float) -> list[Download]:
-    """Write down what the webhook means, before it is answered."""
-    facts = VideoFacts(
-        requires_signed_url=video.requires_signed_url,
-        creator=video.creator,
-        name=video.name,
-        duration_seconds=video.duration_seconds,
-    )
-    types = service.download_types
+def record_intent(service: Service, video: Video, now: float) -> list[Download]:
+    """Write down what the webhook means; return the rows that this opened."""
+    downloads, types, facts = service.downloads, service.download_types, facts_of(video)
     if video.state == "ready":
-        return intents.video_is_ready(service.downloads, video.uid, types, facts, now)
+        return intents.video_is_ready(downloads, video.uid, types, facts, now)
     reason = (video.error_code, video.error_message)
-    intents.video_has_failed(service.downloads, video.uid, types, facts, *reason, now)
+    intents.video_has_failed(downloads, video.uid, types, facts, *reason, now)
     return []
 
 
@@ -112,22 +109,8 @@ def create_at_once(service: Service, rows: list[Download]) -> None:
 
 
 def answer(status: int, outcome: str, reason: Exception | None = None) -> dict[str, Any]:
-    """The HTTP answer: the same few words for every reason, which only the log tells."""
+    """Count and log the outcome with its reason; return the HTTP answer, which gives none."""
     record(Metric.WEBHOOKS, outcome=outcome)
     details = {"outcome": outcome, "status": status, **(described(reason) if reason else {})}
     (logger.error if status >= 500 else logger.info)("Webhook", extra=details)
-    return {
-        "statusCode": status,
-        "headers": {"Content-Type": "text/plain; charset=utf-8"},
-        "body": ANSWERS[status],
-    }
-
-
-ANSWERS: Final = {
-    200: "ok",
-    400: "bad request",
-    403: "forbidden",
-    405: "method not allowed",
-    413: "payload too large",
-    500: "internal error",
-}
+    return function_url.answer(status)

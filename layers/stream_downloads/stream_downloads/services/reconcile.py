@@ -12,7 +12,7 @@ from stream_downloads.adapters.observability import Metric, described, logger, r
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain.download import Download, DownloadType, Lane, iso_time
-from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, Walk, parse_time
+from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, Walk
 from stream_downloads.services import intents
 from stream_downloads.services.gateway import NotNow, ask
 from stream_downloads.services.steps import facts_of
@@ -220,12 +220,7 @@ def record_page(
         video
         for video in opened
         if not any((video.uid, kind) in settled for kind in download_types)
-        and now - _ready_at(video, now) > WEBHOOK_TAKES_AT_MOST
+        # Older videos lack the time at which they became ready.
+        and now - (video.ready_at or video.created_at or now) > WEBHOOK_TAKES_AT_MOST
     ]
     return Recorded(len(opened), len(missed))
-
-
-def _ready_at(video: Video, otherwise: float) -> float:
-    # https://developers.cloudflare.com/api/resources/stream/ names readyToStreamAt, but older
-    # videos may lack it.
-    return parse_time(video.ready_at) or parse_time(video.created) or otherwise

@@ -350,7 +350,7 @@ class Advancer:
 def facts_of(video: Video) -> VideoFacts:
     """What a row repeats of a video."""
     return VideoFacts(
-        requires_signed_url=video.require_signed_urls,
+        requires_signed_url=video.requires_signed_url,
         creator=video.creator,
         name=video.name,
         duration_seconds=video.duration_seconds,

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_downloads.domain import webhook
-from stream_downloads.domain.webhook import NoSecret, Unauthentic, UnauthenticReason
+from stream_downloads.adapters.function_url import unwrap
+from stream_downloads.domain import signature
+from stream_downloads.domain.signature import NoSecret, Unauthentic, UnauthenticReason, sign
 from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, load_event
 
 NOW = EXAMPLE_TIME
@@ -31,7 +32,7 @@ def verify(
     now: float = NOW,
 ) -> None:
     """Verify a good webhook, but for what the test changes."""
-    webhook.verify(body, header, secrets, now)
+    signature.verify(body, header, secrets, now)
 
 
 def reason_for(
@@ -71,12 +72,12 @@ def test_a_signature_made_by_openssl_is_verified(body: bytes, secret: bytes, dig
 
 @pytest.mark.parametrize(("body", "secret", "digest"), KNOWN_ANSWERS)
 def test_signing_makes_what_openssl_makes(body: bytes, secret: bytes, digest: str) -> None:
-    assert webhook.sign(body, secret, NOW) == f"time={NOW},sig1={digest}"
+    assert sign(body, secret, NOW) == f"time={NOW},sig1={digest}"
 
 
 @pytest.mark.parametrize("name", ["receive_webhook", "receive_webhook_video_failed"])
 def test_the_signatures_in_the_example_events_are_verified(name: str) -> None:
-    delivery = webhook.unwrap(load_event(name))
+    delivery = unwrap(load_event(name))
     verify(delivery.signature, body=delivery.body)
 
 
@@ -112,64 +113,60 @@ def test_a_signature_within_300_seconds_is_accepted(offset: float) -> None:
     verify(now=NOW + offset)
 
 
-@pytest.mark.parametrize("secrets", [(b"new", EXAMPLE_SECRET), (EXAMPLE_SECRET, PREVIOUS)])
-def test_a_signature_is_good_under_each_of_the_secrets(secrets: Sequence[bytes]) -> None:
-    verify(secrets=secrets)
-
-
-@pytest.mark.parametrize("secrets", [(b"", EXAMPLE_SECRET), (EXAMPLE_SECRET, b"")])
-def test_an_empty_secret_beside_a_good_one_is_passed_over(secrets: Sequence[bytes]) -> None:
-    verify(secrets=secrets)
+@pytest.mark.parametrize("other", [PREVIOUS, b""], ids=["another", "an empty one"])
+def test_a_signature_is_good_under_each_of_the_secrets(other: bytes) -> None:
+    verify(secrets=(other, EXAMPLE_SECRET))
+    verify(secrets=(EXAMPLE_SECRET, other))
 
 
 R = UnauthenticReason
 NOT_AUTHENTIC: dict[str, tuple[str | None, UnauthenticReason]] = {
-    "no header": (None, R.NO_HEADER),
-    "empty": ("", R.EMPTY_HEADER),
-    "only spaces": ("   ", R.MALFORMED_HEADER),
-    "no equals sign": ("time", R.MALFORMED_HEADER),
-    "no key": (f"={NOW},sig1={HEX}", R.MALFORMED_HEADER),
-    "a comma too many": (f"{HEADER},", R.MALFORMED_HEADER),
-    "no time": (f"sig1={HEX}", R.NO_TIME),
-    "no sig1": (f"time={NOW}", R.NO_SIGNATURE),
-    "empty time": (f"time=,sig1={HEX}", R.MALFORMED_TIME),
-    "empty sig1": (f"time={NOW},sig1=", R.MALFORMED_SIGNATURE),
-    "sig1=a=b": (f"time={NOW},sig1=a=b", R.MALFORMED_SIGNATURE),
-    "sig1=hex=": (f"time={NOW},sig1={HEX}=", R.MALFORMED_SIGNATURE),
-    "two times": (f"time={NOW},time={NOW},sig1={HEX}", R.REPEATED_TIME),
-    "two times that differ": (f"time={NOW},sig1={HEX},time=1", R.REPEATED_TIME),
-    "only sig2": (f"time={NOW},sig2={HEX}", R.NO_SIGNATURE),
-    "keys in upper case": (f"TIME={NOW},SIG1={HEX}", R.NO_TIME),
-    "sig1 in upper case": (f"time={NOW},SIG1={HEX}", R.NO_SIGNATURE),
-    "a space before the equals sign": (f"time ={NOW},sig1={HEX}", R.NO_TIME),
-    "a space after the equals sign": (f"time= {NOW},sig1={HEX}", R.MALFORMED_TIME),
-    "63 characters": (f"time={NOW},sig1={HEX[:-1]}", R.MALFORMED_SIGNATURE),
-    "65 characters": (f"time={NOW},sig1={HEX}0", R.MALFORMED_SIGNATURE),
-    "128 characters": (f"time={NOW},sig1={HEX}{HEX}", R.MALFORMED_SIGNATURE),
-    "not hex": (f"time={NOW},sig1={'g' * 64}", R.MALFORMED_SIGNATURE),
-    "hex with a prefix": (f"time={NOW},sig1=0x{HEX[2:]}", R.MALFORMED_SIGNATURE),
-    "not ASCII": (f"time={NOW},sig1=é{HEX[1:]}", R.UNPRINTABLE_HEADER),
-    "full-width digits": (f"time={NOW},sig1={'０' * 64}", R.UNPRINTABLE_HEADER),  # noqa: RUF001
-    "half a surrogate": (f"{HEADER},x=\ud800", R.UNPRINTABLE_HEADER),
-    "a trailing newline": (f"{HEADER}\n", R.UNPRINTABLE_HEADER),
-    "a newline after the time": (f"sig1={HEX},time={NOW}\n", R.UNPRINTABLE_HEADER),
-    "a tab": (f"time={NOW},\tsig1={HEX}", R.UNPRINTABLE_HEADER),
-    "a NUL": (f"{HEADER}\x00", R.UNPRINTABLE_HEADER),
-    "over 1 KiB": (f"{HEADER},x={'a' * 1024}", R.HEADER_TOO_LONG),
-    "six sig1, one right": (HEADER + f",sig1={WRONG}" * 5, R.TOO_MANY_SIGNATURES),
-    "one sig1 right, one malformed": (f"{HEADER},sig1=a", R.MALFORMED_SIGNATURE),
-    "a negative time": (f"time=-{NOW},sig1={HEX}", R.MALFORMED_TIME),
-    "a time with a plus": (f"time=+{NOW},sig1={HEX}", R.MALFORMED_TIME),
-    "a float": (f"time={NOW}.0,sig1={HEX}", R.MALFORMED_TIME),
-    "1e9": (f"time=1e9,sig1={HEX}", R.MALFORMED_TIME),
-    "NaN": (f"time=NaN,sig1={HEX}", R.MALFORMED_TIME),
-    "Infinity": (f"time=Infinity,sig1={HEX}", R.MALFORMED_TIME),
-    "an underscore": (f"time=1_230_811_200,sig1={HEX}", R.MALFORMED_TIME),
-    "hexadecimal": (f"time={NOW:#x},sig1={HEX}", R.MALFORMED_TIME),
-    "Arabic digits": (f"time=١٢٣٠٨١١٢٠٠,sig1={HEX}", R.UNPRINTABLE_HEADER),
-    "milliseconds": (f"time={NOW}000,sig1={HEX}", R.MALFORMED_TIME),
-    "500 digits": (f"time={'1' * 500},sig1={HEX}", R.MALFORMED_TIME),
-    "5,000 digits": (f"time={'1' * 5000},sig1={HEX}", R.HEADER_TOO_LONG),
+    "no header": (None, R.MISSING),
+    "empty": ("", R.MISSING),
+    "only spaces": ("   ", R.MALFORMED),
+    "no equals sign": ("time", R.MALFORMED),
+    "no key": (f"={NOW},sig1={HEX}", R.MALFORMED),
+    "a comma too many": (f"{HEADER},", R.MALFORMED),
+    "no time": (f"sig1={HEX}", R.MALFORMED),
+    "no sig1": (f"time={NOW}", R.MALFORMED),
+    "empty time": (f"time=,sig1={HEX}", R.MALFORMED),
+    "empty sig1": (f"time={NOW},sig1=", R.MALFORMED),
+    "sig1=a=b": (f"time={NOW},sig1=a=b", R.MALFORMED),
+    "sig1=hex=": (f"time={NOW},sig1={HEX}=", R.MALFORMED),
+    "two times": (f"time={NOW},time={NOW},sig1={HEX}", R.MALFORMED),
+    "two times that differ": (f"time={NOW},sig1={HEX},time=1", R.MALFORMED),
+    "only sig2": (f"time={NOW},sig2={HEX}", R.MALFORMED),
+    "keys in upper case": (f"TIME={NOW},SIG1={HEX}", R.MALFORMED),
+    "sig1 in upper case": (f"time={NOW},SIG1={HEX}", R.MALFORMED),
+    "a space before the equals sign": (f"time ={NOW},sig1={HEX}", R.MALFORMED),
+    "a space after the equals sign": (f"time= {NOW},sig1={HEX}", R.MALFORMED),
+    "63 characters": (f"time={NOW},sig1={HEX[:-1]}", R.MALFORMED),
+    "65 characters": (f"time={NOW},sig1={HEX}0", R.MALFORMED),
+    "128 characters": (f"time={NOW},sig1={HEX}{HEX}", R.MALFORMED),
+    "not hex": (f"time={NOW},sig1={'g' * 64}", R.MALFORMED),
+    "hex with a prefix": (f"time={NOW},sig1=0x{HEX[2:]}", R.MALFORMED),
+    "not ASCII": (f"time={NOW},sig1=é{HEX[1:]}", R.MALFORMED),
+    "full-width digits": (f"time={NOW},sig1={'０' * 64}", R.MALFORMED),  # noqa: RUF001
+    "half a surrogate": (f"{HEADER},x=\ud800", R.MALFORMED),
+    "a trailing newline": (f"{HEADER}\n", R.MALFORMED),
+    "a newline after the time": (f"sig1={HEX},time={NOW}\n", R.MALFORMED),
+    "a tab": (f"time={NOW},\tsig1={HEX}", R.MALFORMED),
+    "a NUL": (f"{HEADER}\x00", R.MALFORMED),
+    "over 1 KiB": (f"{HEADER},x={'a' * 1024}", R.MALFORMED),
+    "six sig1, one right": (HEADER + f",sig1={WRONG}" * 5, R.MALFORMED),
+    "one sig1 right, one malformed": (f"{HEADER},sig1=a", R.MALFORMED),
+    "a negative time": (f"time=-{NOW},sig1={HEX}", R.MALFORMED),
+    "a time with a plus": (f"time=+{NOW},sig1={HEX}", R.MALFORMED),
+    "a float": (f"time={NOW}.0,sig1={HEX}", R.MALFORMED),
+    "1e9": (f"time=1e9,sig1={HEX}", R.MALFORMED),
+    "NaN": (f"time=NaN,sig1={HEX}", R.MALFORMED),
+    "Infinity": (f"time=Infinity,sig1={HEX}", R.MALFORMED),
+    "an underscore": (f"time=1_230_811_200,sig1={HEX}", R.MALFORMED),
+    "hexadecimal": (f"time={NOW:#x},sig1={HEX}", R.MALFORMED),
+    "Arabic digits": (f"time=١٢٣٠٨١١٢٠٠,sig1={HEX}", R.MALFORMED),
+    "milliseconds": (f"time={NOW}000,sig1={HEX}", R.MALFORMED),
+    "500 digits": (f"time={'1' * 500},sig1={HEX}", R.MALFORMED),
+    "5,000 digits": (f"time={'1' * 5000},sig1={HEX}", R.MALFORMED),
     "a leading zero": (f"time=0{NOW},sig1={HEX}", R.MISMATCH),
     "another time": (f"time={NOW + 1},sig1={HEX}", R.MISMATCH),
     "a wrong signature": (f"time={NOW},sig1={WRONG}", R.MISMATCH),
@@ -184,12 +181,9 @@ def test_a_header_that_proves_nothing_is_refused(
     assert reason_for(header) is reason
 
 
-def test_a_header_of_exactly_1_kib_is_read() -> None:
+def test_a_header_of_1_kib_is_read_and_one_character_more_is_not() -> None:
     verify(f"{HEADER},x=".ljust(1024, "a"))
-
-
-def test_a_header_one_character_longer_is_not() -> None:
-    assert reason_for(f"{HEADER},x=".ljust(1025, "a")) is R.HEADER_TOO_LONG
+    assert reason_for(f"{HEADER},x=".ljust(1025, "a")) is R.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -214,18 +208,13 @@ def test_another_secret_is_refused(secret: bytes) -> None:
     assert reason_for(secrets=[secret]) is R.MISMATCH
 
 
+@pytest.mark.parametrize("secrets", [(EXAMPLE_SECRET,), (b"new", EXAMPLE_SECRET)])
 @pytest.mark.parametrize("offset", [300.001, 301, 86400])
-def test_a_stale_signature_is_refused_and_known_to_be_right(offset: float) -> None:
-    assert reason_for(now=NOW + offset) is R.TOO_OLD
-
-
-@pytest.mark.parametrize("offset", [300.001, 301, 86400])
-def test_a_signature_from_the_future_is_refused_and_known_to_be_right(offset: float) -> None:
-    assert reason_for(now=NOW - offset) is R.TOO_NEW
-
-
-def test_a_stale_signature_under_the_previous_secret_is_known_to_be_right() -> None:
-    assert reason_for(secrets=[b"new", EXAMPLE_SECRET], now=NOW + 301) is R.TOO_OLD
+def test_a_right_signature_is_refused_for_its_time_alone(
+    secrets: Sequence[bytes], offset: float
+) -> None:
+    assert reason_for(secrets=secrets, now=NOW + offset) is R.TOO_OLD
+    assert reason_for(secrets=secrets, now=NOW - offset) is R.TOO_NEW
 
 
 @pytest.mark.parametrize("secrets", [(), (b"",), (b"", b"")])
@@ -244,7 +233,7 @@ def test_a_signature_made_with_an_empty_secret_is_never_good() -> None:
 
 def test_an_empty_secret_signs_nothing() -> None:
     with pytest.raises(NoSecret):
-        webhook.sign(BODY, b"", NOW)
+        sign(BODY, b"", NOW)
 
 
 def test_the_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,9 +250,8 @@ def test_the_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(len(ours) == len(theirs) == 32 for ours, theirs in compared)
 
 
-def test_every_reason_is_distinct_and_tried_above() -> None:
-    tried = {reason for _, reason in NOT_AUTHENTIC.values()}
-    assert tried | {R.TOO_OLD, R.TOO_NEW} == set(R)
+def test_every_reason_has_a_message_of_its_own() -> None:
+    assert len({str(Unauthentic(reason)) for reason in R}) == len(R) == 5
 
 
 # Pieces of real headers put together at random reach deeper than random text alone.
@@ -289,4 +277,4 @@ def test_nothing_but_a_typed_refusal_comes_out(header: str | None, body: bytes, 
 
 @given(body=st.binary(), secret=st.binary(min_size=1), now=st.integers(0, 10**11))
 def test_whatever_is_signed_is_verified(body: bytes, secret: bytes, now: int) -> None:
-    webhook.verify(body, webhook.sign(body, secret, now), [b"another", secret], now)
+    signature.verify(body, sign(body, secret, now), [b"another", secret], now)

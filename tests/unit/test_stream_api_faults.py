@@ -201,4 +201,4 @@ def test_a_create_that_could_not_connect_is_safe_to_repeat(
     simulator.faults.script(Fault.CANNOT_CONNECT)
     with pytest.raises(NotReached) as caught:
         client.create_download(simulator.upload(), None, seconds=5)
-    assert not caught.value.maybe_sent
+    assert not caught.value.ambiguous
