@@ -71,8 +71,9 @@ def failure(*errors: object, **envelope: object) -> dict[str, object]:
 
 
 def client(pool: urllib3.PoolManager, **options: Any) -> StreamClient:
-    options = {"authorization": lambda: {"Authorization": f"Bearer {TOKEN}"}} | options
-    return StreamClient(ACCOUNT, pool=pool, **({"base_url": BASE_URL} | options))
+    options.setdefault("base_url", BASE_URL)
+    options.setdefault("authorization", lambda: {"Authorization": f"Bearer {TOKEN}"})
+    return StreamClient(ACCOUNT, pool=pool, **options)
 
 
 def asked(pool: OneAnswer) -> tuple[str, str, object]:
