@@ -263,7 +263,7 @@ BREAKS: tuple[Break, ...] = (
         f"{PACKAGE}/adapters/stream_api.py",
         "        headers = _checked_headers(self._authorization())\n",
         "        headers = _checked_headers(self._authorization())\n"
-        "        from stream_downloads.observability import logger\n"
+        "        from stream_downloads.adapters.observability import logger\n"
         '        logger.info("sending", extra={"token": headers["Authorization"].split(" ")[1]})\n',
         (CRASHES,),
     ),
