@@ -65,6 +65,7 @@ class MemoryDownloads:
 
     def settled(self, keys: Sequence[Key]) -> set[Key]:
         """As `stream_downloads.adapters.downloads_table.DownloadsTable.settled`."""
+        assert len(set(keys)) == len(keys) <= 100, "BatchGetItem refuses these keys"
         return {key for key in keys if key in self.rows and not self.rows[key].reopens}
 
     def _write(self, row: Download) -> Download:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from stream_downloads.adapters.observability import logger, observed
 from stream_downloads.domain import commands
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.reconcile import Run
+from stream_downloads.services.reconcile import Known, Run
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 SERVICE = Service.from_environment()
 LOOKBACK_SECONDS: Final = float(os.environ["RECONCILE_LOOKBACK_HOURS"]) * 3600
+KNOWN = Known()
 THREADS: Final = 8
 
 
@@ -24,7 +25,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     """Reconcile once; with ``since``, backfill from then on as well."""
     since = commands.since(event, SERVICE.clock())
     with ThreadPoolExecutor(THREADS) as pool:
-        run = Run(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map)
+        run = Run(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map, KNOWN)
         answer = run.reconcile(LOOKBACK_SECONDS, since)
     logger.info("Reconciliation", extra=answer)
     return answer

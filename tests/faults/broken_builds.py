@@ -314,8 +314,9 @@ BREAKS: tuple[Break, ...] = (
         "a backfill remembers a page before it has recorded its videos",
         3,
         "layers/stream_downloads/stream_downloads/services/reconcile.py",
-        "            recorded = record_page(",
-        "            after_page()\n            recorded = record_page(",
+        "            self._record(walk.take(page), lane, known)\n",
+        "            new = walk.take(page)\n            remember()\n"
+        "            self._record(new, lane, known)\n",
         (CRASHES, "tests/integration/test_reconcile_library.py"),
     ),
     Break(

@@ -20,12 +20,14 @@ import pytest
 from functions.poll_downloads import app as poll_downloads
 from stream_downloads.adapters import observability
 from stream_downloads.adapters.observability import Metric, logger
+from stream_downloads.domain import transitions
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.signature import sign
 from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
 from tests.events import LambdaContext, encoded, video_event
 from tests.simulator import Fault
+from tests.simulator.videos import Video
 from tests.template import environment, template
 from tests.world import World, function_url_event
 
@@ -237,6 +239,62 @@ def test_a_video_whose_webhook_may_be_on_its_way_is_requested_but_not_counted() 
         reconcile(world)
     assert written.total(Metric.VIDEOS_FOUND) == 0
     assert len(world.downloads.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("ready_for", "ready_at_known", "missed"),
+    [(599.0, True, 0), (601.0, True, 1), (599.0, False, 1), (0.0, False, 1)],
+)
+def test_a_webhook_is_missed_ten_minutes_after_its_video_was_ready(
+    monkeypatch: pytest.MonkeyPatch, *, ready_for: float, ready_at_known: bool, missed: int
+) -> None:
+    world = World()
+    reconcile(world)
+    if not ready_at_known:  # then the time of its creation, an hour before, counts
+        monkeypatch.setattr(Video, "listed", Video.described)
+    world.simulator.upload(webhook_delays=(), encode_seconds=HOUR)
+    world.clock.sleep(HOUR + ready_for)
+    with recording() as written:
+        reconcile(world)
+        reconcile(world)
+    assert written.total(Metric.VIDEOS_FOUND) == missed
+    assert len(world.downloads.rows) == 1
+
+
+def test_a_backfilled_video_was_missed_by_no_webhook() -> None:
+    world = World()
+    reconcile(world)
+    world.simulator.upload(webhook_delays=())
+    world.clock.sleep(72 * HOUR)
+    reconcile(world)
+    with recording() as written:
+        Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, 0.0)
+    assert written.total(Metric.VIDEOS_FOUND) == 0
+    assert len(world.downloads.rows) == 1
+
+
+def test_a_video_whose_second_webhook_told_of_its_recovery_in_vain_was_missed() -> None:
+    world = World()
+    reconcile(world)
+    uid = world.simulator.upload(webhook_delays=())
+    row = transitions.request(uid, DownloadType.DEFAULT, world.clock())
+    world.downloads.add(transitions.fail_video(row, "ERR", "message", world.clock()))
+    world.clock.sleep(HOUR)
+    with recording() as written:
+        reconcile(world)
+    assert written.total(Metric.VIDEOS_FOUND) == 1
+
+
+def test_a_video_that_encoded_for_days_and_whose_webhook_never_came_was_missed() -> None:
+    world = World()
+    reconcile(world)
+    world.simulator.upload(webhook_delays=(), encode_seconds=49 * HOUR)
+    world.clock.sleep(HOUR)
+    reconcile(world)
+    world.clock.sleep(49 * HOUR)
+    with recording() as written:
+        reconcile(world)
+    assert written.total(Metric.VIDEOS_FOUND) == 1
 
 
 def test_a_type_that_is_wanted_only_since_then_was_missed_by_no_webhook() -> None:

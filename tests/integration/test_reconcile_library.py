@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain import transitions
 from stream_downloads.domain.download import DownloadType, Lane, Status
-from stream_downloads.domain.library import PAGE, TooManyAtOnce
-from stream_downloads.services.reconcile import FIRST_RUN, Run
+from stream_downloads.domain.library import PAGE, NoTimes
+from stream_downloads.domain.video import VideoPage
+from stream_downloads.services import reconcile as reconcile_service
+from stream_downloads.services.reconcile import LOOK_BACK, Known, Run
 from tests.simulator import Fault
 from tests.simulator.videos import Video
 from tests.world import World
@@ -26,11 +29,25 @@ def world() -> World:
 
 
 def reconcile(
-    world: World, since: float | None = None, *, seconds: Iterator[float] | None = None
+    world: World,
+    since: float | None = None,
+    *,
+    seconds: Iterator[float] | None = None,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """One run that looks back 48 hours; ``seconds`` gives what is left each time it is asked."""
     remaining = (lambda: next(seconds)) if seconds else (lambda: 600.0)
-    return Run(world.service, remaining, map).reconcile(48 * HOUR, since)
+    return Run(world.service, remaining, map, known).reconcile(48 * HOUR, since)
+
+
+def reconcile_hourly(
+    world: World, hours: int, *, each_hour: Callable[[], object] = list, known: Known | None = None
+) -> None:
+    for _ in range(hours):
+        world.clock.now += HOUR / 2
+        each_hour()
+        world.clock.now += HOUR / 2
+        reconcile(world, known=known)
 
 
 def upload(world: World, count: int, *, apart: float, **details: Any) -> list[str]:
@@ -142,12 +159,61 @@ def test_a_video_that_is_listed_in_another_shape_hides_no_other(
     assert videos_with_rows(world) == set(uids[1:])
 
 
-def test_a_page_that_is_all_one_instant_fails_loudly(world: World) -> None:
+@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize("backfill", [True, False])
+def test_over_a_page_of_videos_within_a_second_is_walked_through(
+    *, inclusive: bool, backfill: bool
+) -> None:
+    world = World(limit=1000)
+    world.simulator.settings.inclusive_bounds = inclusive
     start = world.clock()
-    upload(world, PAGE + 1, apart=0.0)
-    world.clock.now += 72 * HOUR
-    with pytest.raises(TooManyAtOnce, match="within a second"):
-        reconcile(world, start)
+    uids = upload(world, 2 * PAGE, apart=0.0004)
+    uids += upload(world, 2, apart=60)
+    world.clock.now += 72 * HOUR if backfill else 0.0
+    answer = reconcile(world, start if backfill else None)
+    assert len(set(uids) - videos_with_rows(world)) == 0
+    assert "skipped" not in answer
+
+
+@pytest.mark.parametrize("backfill", [True, False])
+def test_over_a_page_of_videos_at_one_instant_is_skipped_aloud(
+    *, backfill: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(limit=1000)
+    start = world.clock()
+    upload(world, PAGE + 5, apart=0.0)
+    world.clock.now += 0.5
+    later = upload(world, 2, apart=60)
+    world.clock.now += 72 * HOUR if backfill else 0.0
+    answer = reconcile(world, start if backfill else None)
+    assert answer["ended"] == "done"
+    assert len(videos_with_rows(world)) == PAGE + len(later)
+    assert not set(later) - videos_with_rows(world)
+    assert "2027-01-15T08:00:00.000Z" in answer["skipped"]
+    assert "More videos were created at one instant" in caplog.text
+    assert "skipped" not in reconcile(world) or not backfill
+
+
+def test_a_page_without_times_fails_loudly(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(world, PAGE, apart=0.001)
+    listed = Video.listed
+    monkeypatch.setattr(Video, "listed", lambda video, now: listed(video, now) | {"created": None})
+    with pytest.raises(NoTimes, match="usable `created`"):
+        reconcile(world)
+
+
+def test_a_video_that_is_listed_twice_is_read_and_requested_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(world, 3, apart=60)
+    list_videos = world.service.stream.list_videos
+
+    def list_twice(**query: Any) -> VideoPage:
+        page = list_videos(**query)
+        return VideoPage([*page.videos, *page.videos], 2 * page.listed)
+
+    monkeypatch.setattr(world.service.stream, "list_videos", list_twice)
+    assert reconcile(world)["videos_requested"] == 3
 
 
 def test_a_backfill_goes_on_where_the_run_before_had_to_stop(world: World) -> None:
@@ -181,12 +247,121 @@ def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World
     world.clock.now += HOUR
     first = reconcile(world, seconds=iter([600.0, 600.0, 10.0]))
     assert first["videos_seen"] == 2 * PAGE - 2  # a page begins a second before the end of the last
-    assert world.control.read(FIRST_RUN).version == 0
+    assert world.control.read(LOOK_BACK).value["completed_at"] is None
+    began_at = world.clock()
+    world.clock.now += 60
     second = reconcile(world)
     assert (second["ended"], videos_with_rows(world)) == ("done", set(uids))
     assert second["videos_seen"] < 2 * PAGE
-    assert world.control.read(FIRST_RUN).version == 1
-    assert reconcile(world)["videos_seen"] == 3 * PAGE  # all of the last hours anew
+    assert world.control.read(LOOK_BACK).value["completed_at"] == began_at
+    assert reconcile(world)["videos_seen"] == 3 * PAGE  # the last hours from their beginning
+
+
+def test_an_interrupted_look_back_goes_on_no_earlier_than_the_next_would_begin(
+    world: World,
+) -> None:
+    upload(world, 2 * PAGE, apart=1.0)
+    reconcile(world, seconds=iter([600.0, 10.0]))
+    before = videos_with_rows(world)
+    world.clock.now += 72 * HOUR
+    recent = upload(world, 1, apart=60)
+    assert reconcile(world)["ended"] == "done"
+    assert videos_with_rows(world) == before | set(recent)
+
+
+def test_after_a_pause_the_look_back_begins_three_hours_before_the_last_complete_one(
+    world: World,
+) -> None:
+    reconcile(world)
+    world.clock.now += HOUR
+    recent = upload(world, 1, apart=60, encode_seconds=2.9 * HOUR)
+    world.clock.now += 10 * HOUR
+    reconcile(world)
+    assert videos_with_rows(world) == set(recent)
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.0, 0.5 * HOUR, 2.9 * HOUR, 3.5 * HOUR, 49.5 * HOUR, 100.5 * HOUR]
+)
+def test_a_video_is_found_within_an_hour_of_being_ready_however_long_it_encodes(
+    world: World, seconds: float
+) -> None:
+    reconcile(world)
+    (uid,) = upload(world, 1, apart=1, encode_seconds=seconds)
+    reconcile_hourly(world, int(seconds / HOUR))
+    assert videos_with_rows(world) == set()
+    reconcile_hourly(world, 1)
+    assert videos_with_rows(world) == {uid}
+    assert world.simulator.counts()["get video"] == (seconds > 3 * HOUR)
+
+
+def test_a_video_that_fails_or_vanishes_after_a_long_time_is_asked_for_once(world: World) -> None:
+    reconcile(world)
+    upload(world, 1, apart=1, encode_seconds=50 * HOUR, error_code="ERR_NON_VIDEO")
+    (gone,) = upload(world, 1, apart=1, encode_seconds=60 * HOUR)
+    reconcile_hourly(world, 5)
+    world.simulator.drop_video(gone)
+    reconcile_hourly(world, 55)
+    assert videos_with_rows(world) == set()
+    assert world.simulator.counts()["get video"] == 2
+
+
+def test_a_long_encoded_video_that_cannot_be_looked_up_is_asked_for_again(world: World) -> None:
+    reconcile(world)
+    uids = upload(world, 2, apart=1, encode_seconds=49.5 * HOUR)
+    reconcile_hourly(world, 49)
+    world.simulator.faults.script(Fault.SERVER_ERROR, calls=["get video"])
+    reconcile_hourly(world, 1)
+    assert len(videos_with_rows(world)) == 1
+    reconcile_hourly(world, 1)
+    assert videos_with_rows(world) == set(uids)
+
+
+def test_a_long_encoded_video_whose_webhook_came_costs_no_request(world: World) -> None:
+    reconcile(world)
+    world.simulator.upload(encode_seconds=4.4 * HOUR)
+    reconcile_hourly(world, 7, each_hour=world.deliver_webhooks)
+    assert len(videos_with_rows(world)) == 1
+    assert world.simulator.counts()["get video"] == 0
+
+
+def test_a_row_that_somebody_deletes_from_the_table_is_back_within_a_day(world: World) -> None:
+    (uid,) = upload(world, 1, apart=1)
+    known = Known()
+    reconcile_hourly(world, 5, known=known)
+    del world.downloads.rows[uid, DownloadType.DEFAULT]
+    reconcile_hourly(world, 24, known=known)
+    assert videos_with_rows(world) == {uid}
+
+
+@pytest.mark.parametrize(("warm", "at_most"), [(False, 3.0), (True, 2.0)])
+def test_an_item_is_read_for_few_units_while_it_is_within_reach(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, warm: bool, at_most: float
+) -> None:
+    units: Counter[str] = Counter()
+    settled = world.downloads.settled
+
+    def count(keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
+        units.update(dict.fromkeys((uid for uid, _ in keys), 0.5))
+        return settled(keys)
+
+    monkeypatch.setattr(world.downloads, "settled", count)
+    uids: list[str] = []
+    reconcile(world)
+    known = Known() if warm else None
+    reconcile_hourly(
+        world, 120, each_hour=lambda: uids.extend(upload(world, 1, apart=0)), known=known
+    )
+    complete = uids[:-50]  # these are out of reach now
+    assert sum(units[uid] for uid in complete) / len(complete) < at_most
+
+
+def test_a_warm_process_forgets_the_oldest_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile_service, "KNOWN_AT_MOST", 2)
+    known = Known()
+    for uid in "abc":
+        known.add({(uid, DownloadType.DEFAULT)})
+    assert [uid for uid in "abc" if (uid, DownloadType.DEFAULT) in known] == ["b", "c"]
 
 
 def test_without_allowance_the_backfill_waits_for_the_next_run(world: World) -> None:
