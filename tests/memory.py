@@ -59,9 +59,9 @@ class MemoryDownloads:
         found = [row for row in self.rows.values() if row.status is status]
         yield from (row.key for row in sorted(found, key=lambda row: row.updated_at))
 
-    def count(self, status: Status) -> int:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.count`."""
-        return sum(1 for _ in self.with_status(status))
+    def count(self, status: Status) -> Iterator[int]:
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.count`, a row a page."""
+        return (1 for _ in self.with_status(status))
 
     def settled(self, keys: Sequence[Key]) -> set[Key]:
         """As `stream_downloads.adapters.downloads_table.DownloadsTable.settled`."""

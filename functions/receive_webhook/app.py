@@ -12,7 +12,8 @@ from stream_downloads.services.dependencies import Service
 from stream_downloads.services.receive import receive
 
 SERVICE = Service.from_environment()
-SECRETS = SigningSecrets(aws.client("secretsmanager"), os.environ["WEBHOOK_SECRET_ARN"])
+SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
+SECRETS = SigningSecrets(aws.secrets_client(SECRET_ARN), SECRET_ARN)
 
 
 @observed

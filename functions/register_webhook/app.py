@@ -15,9 +15,8 @@ from stream_downloads.services.register import register
 
 SERVICE = Service.from_environment()
 WEBHOOK_URL = os.environ["WEBHOOK_URL"]
-STORE_SECRET = partial(
-    store_signing_secret, aws.client("secretsmanager"), os.environ["WEBHOOK_SECRET_ARN"]
-)
+SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
+STORE_SECRET = partial(store_signing_secret, aws.secrets_client(SECRET_ARN), SECRET_ARN)
 
 
 @observed

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
+from functions.reconcile_library import app as reconcile_library
 from stream_downloads.adapters import aws
 from stream_downloads.adapters.secrets import (
     ApiCredentials,
@@ -14,6 +16,8 @@ from stream_downloads.adapters.secrets import (
     SigningSecrets,
     store_signing_secret,
 )
+from stream_downloads.services import poll
+from stream_downloads.services.dependencies import Service
 from tests.template import REFERENCES
 
 if TYPE_CHECKING:
@@ -29,17 +33,17 @@ def current(secretsmanager: SecretsManagerClient) -> bytes:
 
 
 def signing() -> SigningSecrets:
-    return SigningSecrets(aws.client("secretsmanager"), SECRET_ARN)
+    return SigningSecrets(aws.secrets_client(SECRET_ARN), SECRET_ARN)
 
 
 def test_the_users_token_is_read(secretsmanager: SecretsManagerClient) -> None:
     secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString='{"api_token": "t"}')
-    credentials = ApiCredentials(aws.client("secretsmanager"), CREDENTIALS_ARN)
+    credentials = ApiCredentials(aws.secrets_client(SECRET_ARN), CREDENTIALS_ARN)
     assert credentials.headers() == {"Authorization": "Bearer t"}
 
 
 def test_a_rotated_token_is_found_by_a_refresh(secretsmanager: SecretsManagerClient) -> None:
-    credentials = ApiCredentials(aws.client("secretsmanager"), CREDENTIALS_ARN)
+    credentials = ApiCredentials(aws.secrets_client(SECRET_ARN), CREDENTIALS_ARN)
     credentials.headers()
     secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString='{"api_token": "t"}')
     assert credentials.refresh() is True
@@ -48,13 +52,13 @@ def test_a_rotated_token_is_found_by_a_refresh(secretsmanager: SecretsManagerCli
 
 def test_a_binary_secret_of_the_right_shape_is_read(secretsmanager: SecretsManagerClient) -> None:
     secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretBinary=b'{"api_token": "t"}')
-    credentials = ApiCredentials(aws.client("secretsmanager"), CREDENTIALS_ARN)
+    credentials = ApiCredentials(aws.secrets_client(SECRET_ARN), CREDENTIALS_ARN)
     assert credentials.headers() == {"Authorization": "Bearer t"}
 
 
 def test_a_secret_that_does_not_exist_is_said_by_its_name() -> None:
     arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:absent-AbCdEf"
-    credentials = ApiCredentials(aws.client("secretsmanager"), arn)
+    credentials = ApiCredentials(aws.secrets_client(SECRET_ARN), arn)
     with pytest.raises(SecretUnavailable, match=r"absent-AbCdEf.*ResourceNotFoundException"):
         credentials.headers()
 
@@ -67,13 +71,13 @@ def test_storing_keeps_the_old_secret_as_the_previous_one(
     secretsmanager: SecretsManagerClient,
 ) -> None:
     before = current(secretsmanager)
-    assert store_signing_secret(aws.client("secretsmanager"), SECRET_ARN, "new") is True
+    assert store_signing_secret(aws.secrets_client(SECRET_ARN), SECRET_ARN, "new") is True
     assert signing().candidates() == (b"new", before)
 
 
 def test_storing_what_is_stored_makes_no_new_version(secretsmanager: SecretsManagerClient) -> None:
     before = current(secretsmanager)
-    client = aws.client("secretsmanager")
+    client = aws.secrets_client(SECRET_ARN)
     assert store_signing_secret(client, SECRET_ARN, before.decode()) is False
     assert signing().candidates() == (before,)
 
@@ -94,11 +98,20 @@ def test_a_rotation_is_found_by_a_refresh(secretsmanager: SecretsManagerClient) 
 
 
 def test_every_client_has_explicit_limits() -> None:
-    for client in (aws.client("dynamodb"), aws.client("secretsmanager"), aws.client("events")):
+    for client in (aws.client("dynamodb"), aws.secrets_client(SECRET_ARN), aws.client("events")):
         config = vars(client.meta.config)["_user_provided_options"]
         assert (config["connect_timeout"], config["read_timeout"]) == (1, 2)
         assert config["retries"] == {"total_max_attempts": 3, "mode": "standard"}
+        assert config["max_pool_connections"] > max(poll.BATCH, reconcile_library.THREADS)
+
+
+def test_the_functions_read_the_users_secret_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = boto3.client("secretsmanager", region_name="eu-west-3")
+    arn = manager.create_secret(Name="far", SecretString='{"api_token": "t"}')["ARN"]
+    monkeypatch.setenv("CLOUDFLARE_SECRET_ARN", arn)
+    assert Service.from_environment().credentials.headers() == {"Authorization": "Bearer t"}
 
 
 def test_a_service_has_one_client_for_all_who_need_it() -> None:
     assert aws.client("dynamodb") is aws.client("dynamodb")
+    assert aws.secrets_client(SECRET_ARN) is aws.secrets_client(CREDENTIALS_ARN)

@@ -194,6 +194,18 @@ def test_the_status_of_the_stack_sums_up(world: World) -> None:
     )["downloads"][0]["requested_at"].replace("08:", "09:")
 
 
+def test_the_status_says_what_could_not_be_counted_in_time(world: World) -> None:
+    for number in range(6):
+        row = transitions.request(f"{number:032x}", DEFAULT, world.clock())
+        world.downloads.add(row if number else transitions.fail(row, "1", "one", world.clock()))
+    left = iter([30.0] * 9)
+    command = commands.command({"action": "status"})
+    answer = manage_service.manage(world.service, command, lambda: next(left, 0.0))
+    assert answer["rows"].pop("requested") == {"at_least": 3}
+    assert answer["rows"] == {"inprogress": 0, "ready": 0, "error": 1, "deleting": 0, "deleted": 0}
+    assert answer["request_limit"] == 600
+
+
 def test_the_status_says_until_when_the_gate_is_closed(world: World) -> None:
     world.service.budget.close(100.0)
     blocked_until = manage(world, action="status")["blocked_until"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from tests.events import VIDEO_UID, LambdaContext, signed_event, video_event
 from tests.integration.conftest import WEBHOOK_SECRET
 from tests.simulator import Fault, StreamSimulator
 from tests.template import REFERENCES
+from tests.world import VirtualClock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -248,6 +250,34 @@ def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(
     assert row is not None
     assert row.due_at is not None
     assert row.url is None
+
+
+def test_a_flood_is_logged_once_a_minute_for_each_reason_and_always_counted(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock()
+    use(monkeypatch, replace(service, monotonic=clock))
+    output = io.StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", output)
+    unsigned = webhook() | {"headers": {}}
+    with redirect_stdout(output):
+        for _ in range(5):
+            assert send(unsigned) == 403
+        assert send(webhook(now=1)) == 403
+        clock.now += 61
+        assert send(unsigned) == 403
+    lines = [json.loads(line) for line in output.getvalue().splitlines()]
+    logged = [
+        (line["reason"], line["not_logged_since"])
+        for line in lines
+        if line.get("message") == "Webhook"
+    ]
+    assert logged == [
+        ("no_signature_header", 0),
+        ("valid_signature_too_old", 0),
+        ("no_signature_header", 4),
+    ]
+    assert sum(line["Webhooks"][0] for line in lines if "Webhooks" in line) == 7
 
 
 def test_what_is_logged_names_the_video_and_holds_no_secret(

@@ -247,6 +247,17 @@ def test_credentials_that_were_rotated_are_found(
     assert invoke()["result"] == "kept"
 
 
+def test_a_token_that_was_corrected_a_moment_ago_is_used_at_once(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, service: Service
+) -> None:
+    secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString="no JSON")
+    with pytest.raises(SecretUnavailable, match="api_token"):
+        service.credentials.headers()
+    good = json.dumps({"api_token": simulator.settings.api_token})
+    secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString=good)
+    assert invoke()["result"] == "subscribed"
+
+
 def test_credentials_that_cannot_be_used_are_said_without_a_request(
     simulator: StreamSimulator, secretsmanager: SecretsManagerClient
 ) -> None:

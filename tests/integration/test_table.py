@@ -183,8 +183,8 @@ def test_the_keys_of_a_status_come_in_the_order_of_the_change(downloads: Downloa
 def test_the_rows_of_a_status_are_counted(downloads: Downloads) -> None:
     for number in range(3):
         downloads.add(requested(uid(number)))
-    assert downloads.count(Status.REQUESTED) == 3
-    assert downloads.count(Status.READY) == 0
+    assert sum(downloads.count(Status.REQUESTED)) == 3
+    assert sum(downloads.count(Status.READY)) == 0
 
 
 def test_what_a_ready_video_would_change_nothing_about_is_settled(downloads: Downloads) -> None:

@@ -193,10 +193,10 @@ def test_a_refresh_that_finds_rubbish_has_nothing_new_and_drops_the_copy(
 # ------------------------------------------------------------------- shapes that cannot be used
 
 UNUSABLE = {
-    "not JSON": (VALUE, "not a JSON object"),
+    "not JSON": (VALUE, 'not a JSON object; store {"api_token"'),
     "binary": (b"\xff\xfe" + VALUE.encode(), "not a JSON object"),
     "nested too deep": ("[" * 100_000, "not a JSON object"),
-    "an array": (json.dumps([VALUE]), "not a JSON object"),
+    "an array": (json.dumps([VALUE]), 'not a JSON object; store {"api_token"'),
     "a text": (json.dumps(VALUE), "not a JSON object"),
     "nothing": ("", "not a JSON object"),
     "no field": ("{}", "store {"),

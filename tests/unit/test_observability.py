@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from stream_downloads.adapters.observability import (
     record,
     redact,
 )
+from tests.emulator import REPOSITORY
 from tests.events import LambdaContext
 
 SIGNATURE = "4ba5cdef64ae9b342c03e80a48311bb4468ceff57873ea9fe3ed9fcee5e82696"
@@ -231,6 +234,46 @@ def test_a_log_line_holds_things_that_are_no_json(capsys: pytest.CaptureFixture[
     logger.warning("odd", extra={"things": {1.5, 2.5} - {2.5}, "kind": Metric.DRIFT})
     [line] = lines(capsys)
     assert (line["things"], line["kind"]) == ("{1.5}", "Drift")
+
+
+# As Lambda's runtime leaves the root logger to a function, and as other places do.
+ROOT_HANDLERS = {
+    "lambda": "logging.basicConfig(stream=sys.stdout, format='[%(levelname)s] %(message)s')",
+    "elsewhere": "",
+}
+NOISE = """
+import logging, sys, warnings
+{handler}
+from functions.{function} import app
+logging.getLogger("urllib3.connectionpool").warning("Connection pool is full: %s", "Bearer abc")
+logging.getLogger("botocore").error("two\\nlines")
+warnings.warn("a warning of Python's", stacklevel=1)
+from stream_downloads.adapters.observability import logger
+logger.info("a line of our own")
+"""
+FUNCTIONS = [path.parent.name for path in sorted(REPOSITORY.glob("functions/*/app.py"))]
+
+
+@pytest.mark.parametrize("handler", ROOT_HANDLERS.values(), ids=ROOT_HANDLERS.keys())
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_nothing_that_a_function_or_its_libraries_write_is_plain_text(
+    function: str, handler: str
+) -> None:
+    code = NOISE.format(handler=handler, function=function)
+    path = f"{REPOSITORY}:{REPOSITORY}/layers/stream_downloads"
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    written = [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
+    *others, ours = written
+    assert ours["message"] == "a line of our own"
+    assert "Connection pool is full: Bearer (redacted)" in [line["message"] for line in others]
+    assert "two\nlines" in [line["message"] for line in others]
+    assert "a warning of Python's" in others[-1]["message"]
 
 
 @dataclass

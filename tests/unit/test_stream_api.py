@@ -461,6 +461,31 @@ def test_a_refusal_means_what_its_status_and_code_say(
 
 
 @pytest.mark.parametrize(
+    ("status", "code", "call", "helps"),
+    [
+        (401, 10000, "list_downloads", True),
+        (403, 9109, "list_downloads", True),
+        (400, 7003, "list_downloads", True),
+        (404, 7000, "list_videos", True),
+        (404, 10003, "put_webhook", True),
+        (404, 10003, "list_downloads", False),
+        (400, 10005, "list_videos", False),
+    ],
+)
+def test_a_refusal_of_the_credentials_or_the_account_says_what_to_check(
+    *, status: int, code: int, call: str, helps: bool
+) -> None:
+    pool = OneAnswer(failure({"code": code, "message": "no"}), status=status)
+    cloudflare = client(pool, credentials_from="the secret arn:aws:example")
+    arguments = {"list_downloads": [UID], "list_videos": [], "put_webhook": ["https://a.example"]}
+    with pytest.raises(Refused) as refused:
+        getattr(cloudflare, call)(*arguments[call], seconds=5)
+    said = str(refused.value)
+    for part in ("secret arn:aws:example", "permission Stream: Edit", f"account {ACCOUNT}"):
+        assert (part in said) is helps
+
+
+@pytest.mark.parametrize(
     ("status", "kind"),
     [
         (400, RefusalKind.UNUSABLE),

@@ -19,6 +19,9 @@ _LIMITS = Config(
     connect_timeout=1,
     read_timeout=2,
     retries={"total_max_attempts": 3, "mode": "standard"},
+    # A connection for each of the poller's 16 threads and for the main one, with some room. With
+    # fewer (10 by default), threads throw TLS connections away and make new ones.
+    max_pool_connections=24,
 )
 
 
@@ -26,17 +29,21 @@ _LIMITS = Config(
 def client(service: Literal["dynamodb"]) -> DynamoDBClient: ...
 @overload
 def client(service: Literal["events"]) -> EventBridgeClient: ...
-@overload
-def client(service: Literal["secretsmanager"]) -> SecretsManagerClient: ...
 def client(service: Any) -> Any:
     """Return the process's client: a second to connect, two to read, at most three attempts.
 
     The low-level client and not the resource, which takes longer to start; and one for all who
     need the service, because each takes as long again. Clients are safe in threads.
     """
-    return _client(service)
+    return _client(service, None)
+
+
+def secrets_client(secret_arn: str) -> SecretsManagerClient:
+    """Return the process's Secrets Manager client for the region that a secret's ARN names."""
+    secrets_manager: SecretsManagerClient = _client("secretsmanager", secret_arn.split(":")[3])
+    return secrets_manager
 
 
 @cache
-def _client(service: Any) -> Any:
-    return boto3.client(service, config=_LIMITS)
+def _client(service: Any, region: str | None) -> Any:
+    return boto3.client(service, region_name=region, config=_LIMITS)

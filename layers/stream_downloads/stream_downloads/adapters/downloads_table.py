@@ -90,8 +90,8 @@ class Downloads(Protocol):
     def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
         """The keys of all rows with that status, those that have had it longest first."""
 
-    def count(self, status: Status) -> int:
-        """How many rows have that status."""
+    def count(self, status: Status) -> Iterator[int]:
+        """Yield how many rows have that status, in parts that add up."""
 
     def settled(self, keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
         """Those of at most 100 keys that have a row which a ready video would leave as it is."""
@@ -192,8 +192,11 @@ class DownloadsTable:
                 if item["download_type"]["S"] in tuple(DownloadType):  # else it cannot be read
                     yield item["video_uid"]["S"], DownloadType(item["download_type"]["S"])
 
-    def count(self, status: Status) -> int:
-        """How many rows have that status; the cost grows with their number."""
+    def count(self, status: Status) -> Iterator[int]:
+        """Yield how many rows have that status, page by page of the index.
+
+        DynamoDB reads all of them to count them: a million rows take half a minute.
+        """
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table_name,
             IndexName=STATUS_INDEX,
@@ -202,7 +205,8 @@ class DownloadsTable:
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues={":status": {"S": status}},
         )
-        return sum(page["Count"] for page in pages)
+        for page in pages:
+            yield page["Count"]
 
     def settled(self, keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
         """Those of at most 100 keys that have a row which a ready video would leave as it is.

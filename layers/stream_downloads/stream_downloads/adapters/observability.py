@@ -1,8 +1,8 @@
 """Logger and metrics, and what is never logged.
 
-Log lines are JSON; a line about a video carries ``video_uid``. Never logged: events, headers,
-bodies, secrets, signatures, tokens. Should one of them slip into a text all the same (a
-library's message, say), the serializer takes it out.
+Log lines are JSON, those of libraries as well; a line about a video carries ``video_uid``. Never
+logged: events, headers, bodies, secrets, signatures, tokens. Should one of them slip into a text
+all the same (a library's message, say), the serializer takes it out.
 
 Metrics are written in the Embedded Metric Format: a line of the log that CloudWatch counts.
 """
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import math
 import re
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics, single_metric
 from aws_lambda_powertools.metrics import MetricUnit
@@ -68,7 +71,14 @@ def _serialize(line: Any) -> str:
     return redact(json.dumps(line, default=str, separators=(",", ":")))
 
 
+# What libraries log, and Python's warnings, end in the root logger. The handler that Lambda's
+# runtime has given it writes plain text: one that writes JSON takes its place. Powertools writes
+# our own lines, and keeps them out of the root's handlers that are there by now.
+logging.captureWarnings(capture=True)
+logging.basicConfig(stream=sys.stdout, force=True)
 logger = Logger(json_serializer=_serialize, utc=True)
+for _handler in logging.getLogger().handlers:
+    _handler.setFormatter(logger.registered_formatter)
 metrics = Metrics(namespace=NAMESPACE)
 
 _counts: defaultdict[tuple[Metric, tuple[tuple[str, str], ...]], float] = defaultdict(float)
@@ -135,6 +145,29 @@ def described(error: BaseException) -> dict[str, Any]:
         "reason": getattr(error, "reason", None),
     }
     return {key: value for key, value in said.items() if value is not None}
+
+
+class LogLimit:
+    """Lets through one log line a minute of each kind, and counts those between."""
+
+    SECONDS: Final = 60.0
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[float, int]] = {}  # when the last was logged, how many since
+
+    def admit(self, kind: str, now: float) -> int | None:
+        """Return how many lines of the kind were left out since the last; None leaves it out.
+
+        Args:
+            kind: one of a small set: each is remembered for as long as the process lives.
+            now: seconds of a monotonic clock.
+        """
+        logged_at, left_out = self._kinds.get(kind, (-math.inf, 0))
+        if now - logged_at < self.SECONDS:
+            self._kinds[kind] = (logged_at, left_out + 1)
+            return None
+        self._kinds[kind] = (now, 0)
+        return left_out
 
 
 def _unit(metric: Metric) -> MetricUnit:

@@ -28,6 +28,8 @@ PAUSE_AFTER_REFRESH_SECONDS = 60
 # token, would otherwise come to light in the exception of some HTTP library, value included.
 _USABLE = re.compile("[!-~]+")
 
+_CREDENTIALS_SHAPE = '{"api_token": "…"} or {"api_email": "…", "api_key": "…"}'
+
 # What Secrets Manager answers when there is no version under the label.
 _NO_SUCH_VERSION = ("ResourceNotFoundException", "InvalidRequestException")
 
@@ -224,7 +226,7 @@ class _Secret(Generic[Value]):
 
 
 def _authorization(text: str | bytes) -> Mapping[str, str]:
-    fields = _fields(text)
+    fields = _fields(text, _CREDENTIALS_SHAPE)
     if "api_token" in fields:
         return {"Authorization": f"Bearer {_usable(fields, 'api_token')}"}
     if "api_email" in fields or "api_key" in fields:
@@ -232,13 +234,11 @@ def _authorization(text: str | bytes) -> Mapping[str, str]:
             "X-Auth-Email": _usable(fields, "api_email"),
             "X-Auth-Key": _usable(fields, "api_key"),
         }
-    raise SecretUnavailable(
-        'it has no "api_token"; store {"api_token": "…"} or {"api_email": "…", "api_key": "…"}'
-    )
+    raise SecretUnavailable(f'it has no "api_token"; store {_CREDENTIALS_SHAPE}')
 
 
 def _signing_secret(text: str | bytes) -> bytes:
-    return _usable(_fields(text), "webhook_secret").encode()
+    return _usable(_fields(text, '{"webhook_secret": "…"}'), "webhook_secret").encode()
 
 
 def _signing_secret_if_usable(text: str | bytes) -> bytes | None:
@@ -248,13 +248,13 @@ def _signing_secret_if_usable(text: str | bytes) -> bytes | None:
         return None
 
 
-def _fields(text: str | bytes) -> Mapping[str, Any]:
+def _fields(text: str | bytes, shape: str) -> Mapping[str, Any]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise SecretUnavailable("it is not a JSON object; store one")
+        raise SecretUnavailable(f"it is not a JSON object; store {shape}")
     return fields
 
 

@@ -105,6 +105,8 @@ _KIND_BY_STATUS = {
     409: RefusalKind.CONFLICT,
     429: RefusalKind.THROTTLED,
 }
+# A 404 of these is no video's.
+_CALLS_WITHOUT_VIDEO = ("list videos", "get webhook", "put webhook", "delete webhook")
 # These need no code and no body: a firewall in front of the API sends them as HTML.
 _KNOWN_BY_STATUS_ALONE = {RefusalKind.CREDENTIALS, RefusalKind.CONFLICT, RefusalKind.THROTTLED}
 
@@ -129,7 +131,8 @@ class Refused(CloudflareError):
     """Cloudflare answered, and the answer is no success.
 
     ``status`` is the HTTP status, ``kind`` what it means, ``errors`` what the envelope says, and
-    ``retry_after`` the header's seconds if it is a usable number (not clamped).
+    ``retry_after`` the header's seconds if it is a usable number (not clamped). ``advice`` ends the
+    text.
     """
 
     def __init__(
@@ -141,9 +144,10 @@ class Refused(CloudflareError):
         errors: tuple[ApiMessage, ...] = (),
         retry_after: float | None = None,
         defect: str | None = None,
+        advice: str = "",
     ) -> None:
         details = defect or "; ".join(f"{error.code} {error.message}" for error in errors)
-        text = f"Cloudflare answered {status}" + (f" ({details})" if details else "")
+        text = f"Cloudflare answered {status}" + (f" ({details})" if details else "") + advice
         super().__init__(call, text, ambiguous=kind is RefusalKind.UNUSABLE)
         self.status = status
         self.kind = kind
@@ -176,6 +180,13 @@ def _refusal_kind(status: int, errors: tuple[ApiMessage, ...], *, readable: bool
     return RefusalKind.REJECTED if status >= 400 else RefusalKind.UNUSABLE
 
 
+def _is_about_access(call: str, kind: RefusalKind, errors: tuple[ApiMessage, ...]) -> bool:
+    """Tell whether the credentials or the account id can be the reason of a refusal."""
+    if kind is RefusalKind.CREDENTIALS or any(error.code in (7000, 7003) for error in errors):
+        return True
+    return kind is RefusalKind.NOT_FOUND and call in _CALLS_WITHOUT_VIDEO
+
+
 # The calls
 
 
@@ -184,7 +195,8 @@ class StreamClient:
 
     ``base_url`` is ``https://api.cloudflare.com/client/v4`` or a stand-in. ``authorization`` is
     called once for each call and gives the headers that authenticate. ``on_rate_limit`` is called
-    with every usable ``Ratelimit`` header.
+    with every usable ``Ratelimit`` header. ``credentials_from`` says in the text of a refusal where
+    the credentials come from.
 
     Every call takes ``seconds``, its limit in all: authorization, connecting, sending, and reading
     the whole answer. Nothing is repeated and no redirect is followed. A call raises `NotReached` or
@@ -205,12 +217,17 @@ class StreamClient:
         authorization: Callable[[], Mapping[str, str]],
         pool: urllib3.PoolManager | None = None,
         on_rate_limit: Callable[[RateLimit], None] | None = None,
+        credentials_from: str = "your secret",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._account_url = f"{base_url.rstrip('/')}/accounts/{_checked(account_id, _ACCOUNT_ID)}"
         self._authorization = authorization
         self._pool = bounded_pool() if pool is None else pool
         self._on_rate_limit = on_rate_limit
+        self._access_advice = (
+            f": check that {credentials_from} holds credentials with the permission Stream: Edit"
+            f" for the account {account_id}, and that this is the account of the videos"
+        )
         self._monotonic = monotonic
 
     def list_downloads(self, uid: str, *, seconds: float) -> dict[str, DownloadState]:
@@ -322,13 +339,15 @@ class StreamClient:
             errors = _errors(envelope, headers)
         except _Defect as found:
             defect = str(found)
+        kind = _refusal_kind(response.status, errors, readable=defect is None)
         raise Refused(
             call,
             response.status,
-            _refusal_kind(response.status, errors, readable=defect is None),
+            kind,
             errors=errors,
             retry_after=_retry_after(response.headers.get("retry-after")),
             defect=defect,
+            advice=self._access_advice if _is_about_access(call, kind, errors) else "",
         )
 
     def _send(

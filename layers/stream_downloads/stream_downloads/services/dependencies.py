@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stream_downloads.adapters import aws
 from stream_downloads.adapters.downloads_table import Downloads, DownloadsTable
+from stream_downloads.adapters.observability import LogLimit
 from stream_downloads.adapters.secrets import ApiCredentials
 from stream_downloads.adapters.shared_state import Budget, Control, ControlTable
 from stream_downloads.adapters.stream_api import StreamClient
@@ -32,6 +33,7 @@ class Service:
         monotonic: seconds, for durations.
         sleep: waits that many seconds.
         jitter: gives a number from 0 to 1.
+        refusals: limits the log lines about refused requests.
     """
 
     downloads: Downloads
@@ -46,6 +48,7 @@ class Service:
     sleep: Callable[[float], None] = time.sleep
     # Functions started from one snapshot would all draw the same of the other kind.
     jitter: Callable[[], float] = random.SystemRandom().random
+    refusals: LogLimit = field(default_factory=LogLimit)
 
     @classmethod
     def from_environment(cls) -> Service:
@@ -57,9 +60,8 @@ class Service:
         dynamodb = aws.client("dynamodb")
         control = ControlTable(dynamodb, os.environ["CONTROL_TABLE_NAME"])
         budget = Budget(control, int(os.environ["CLOUDFLARE_REQUEST_LIMIT"]))
-        credentials = ApiCredentials(
-            aws.client("secretsmanager"), os.environ["CLOUDFLARE_SECRET_ARN"]
-        )
+        secret_arn = os.environ["CLOUDFLARE_SECRET_ARN"]
+        credentials = ApiCredentials(aws.secrets_client(secret_arn), secret_arn)
         return cls(
             downloads=DownloadsTable(dynamodb, os.environ["TABLE_NAME"]),
             control=control,
@@ -69,6 +71,7 @@ class Service:
                 os.environ["CLOUDFLARE_ACCOUNT_ID"],
                 base_url=os.environ["CLOUDFLARE_API_BASE_URL"],
                 authorization=credentials.headers,
+                credentials_from=f"the secret {secret_arn}",
                 on_rate_limit=budget.observe,
             ),
             download_types=download_types(os.environ["DOWNLOAD_TYPES"]),

@@ -46,11 +46,11 @@ def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) ->
         video = parse_webhook(delivery.body)
         rows = record_intent(service, video, now)
     except BadTransport as refusal:
-        return answer(refusal.status, "bad_transport", refusal)
+        return refuse(service, refusal.status, "bad_transport", refusal)
     except Unauthentic as refusal:
         if refusal.reason in STALE:
             record(Metric.STALE_SIGNATURES)
-        return answer(403, "unauthentic", refusal)
+        return refuse(service, 403, "unauthentic", refusal)
     except Unusable as refusal:
         return answer(200, "unusable", refusal)
     except OUR_FAULT as error:
@@ -108,9 +108,26 @@ def create_at_once(service: Service, rows: list[Download]) -> None:
         logger.exception("The create could not be made at once; the poller will make it")
 
 
-def answer(status: int, outcome: str, reason: Exception | None = None) -> dict[str, Any]:
-    """Count and log the outcome with its reason; return the HTTP answer, which gives none."""
-    record(Metric.WEBHOOKS, outcome=outcome)
-    details = {"outcome": outcome, "status": status, **(described(reason) if reason else {})}
+def refuse(
+    service: Service, status: int, outcome: str, refusal: BadTransport | Unauthentic
+) -> dict[str, Any]:
+    """Answer a request that anybody may have sent; log one a minute for each reason."""
+    left_out = service.refusals.admit(str(refusal), service.monotonic())
+    if left_out is None:
+        return http_answer(status, outcome)
+    return answer(status, outcome, refusal, not_logged_since=left_out)
+
+
+def answer(
+    status: int, outcome: str, reason: Exception | None = None, **details: Any
+) -> dict[str, Any]:
+    """Log the outcome with its reason; return the HTTP answer, which gives none."""
+    details |= {"outcome": outcome, "status": status, **(described(reason) if reason else {})}
     (logger.error if status >= 500 else logger.info)("Webhook", extra=details)
+    return http_answer(status, outcome)
+
+
+def http_answer(status: int, outcome: str) -> dict[str, Any]:
+    """Count the outcome and return the HTTP answer."""
+    record(Metric.WEBHOOKS, outcome=outcome)
     return function_url.answer(status)

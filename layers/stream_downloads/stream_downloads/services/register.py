@@ -32,6 +32,8 @@ def register(
         CloudflareError: Cloudflare was not reached, or refused.
         SecretUnavailable: the credentials for Cloudflare cannot be used.
     """
+    # A secret that was corrected a minute ago has to work now.
+    service.credentials.refresh()
     # Nothing to be seen could be a fault: look twice before taking what may be somebody's.
     get = service.stream.get_webhook
     found = ask(service, get, "get_webhook") or ask(service, get, "get_webhook")
