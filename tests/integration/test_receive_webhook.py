@@ -273,9 +273,9 @@ def test_a_flood_is_logged_once_a_minute_for_each_reason_and_always_counted(
         if line.get("message") == "Webhook"
     ]
     assert logged == [
-        ("no_signature_header", 0),
+        ("signature_missing", 0),
         ("valid_signature_too_old", 0),
-        ("no_signature_header", 4),
+        ("signature_missing", 4),
     ]
     assert sum(line["Webhooks"][0] for line in lines if "Webhooks" in line) == 7
 

@@ -255,15 +255,15 @@ class StreamClient:
         self._call("DELETE", path, "delete downloads", _anything, seconds=seconds)
 
     def list_videos(
-        self, *, start: str | None = None, limit: int = 1000, seconds: float
+        self, *, status: str = "ready", start: str | None = None, limit: int = 1000, seconds: float
     ) -> VideoPage:
-        """Return up to ``limit`` ready videos (at most 1000), the oldest first.
+        """Return up to ``limit`` videos (at most 1000) of that status, the oldest first.
 
         ``start`` is an RFC 3339 time: videos created before it are left out. There is no cursor,
         and it is disputed whether a video created exactly then is listed: start the next page a
         little before the end of this one, and drop the videos seen already.
         """
-        query = {"status": "ready", "asc": "true", "limit": str(limit)}
+        query = {"status": status, "asc": "true", "limit": str(limit)}
         if start is not None:
             query["start"] = start
         return self._call(
