@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.deployment import build
+from tests.deployment import REGION, build
 from tests.e2e.deployed import ACCOUNT, ALARM_TOPIC, Deployed, deployed_on
 from tests.emulator import Emulator, emulator
 from tests.leaks import leak_in
@@ -67,11 +68,13 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
     parameters = {
         "AlarmTopicArn": ALARM_TOPIC,
         "CloudflareRequestLimit": "1000",
+        "CloudflareSecretKmsKeyArn": f"arn:aws:kms:{REGION}:000000000000:key/{uuid4()}",
         "DownloadTypes": "default,audio",
         "PollWindowSeconds": "2",
         "ReconcileLookbackHours": "24",
         "RetentionDays": "1",
         "SnapStart": "PublishedVersions",
+        "Tracing": "Active",
         "WebhookConcurrency": "20",
     }
     with (

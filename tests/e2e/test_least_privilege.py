@@ -175,13 +175,14 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
 
 def test_every_statement_of_the_template_is_tried() -> None:
     functions = {
-        name.removesuffix("Function"): resource["Properties"].get("Policies", [])
+        name.removesuffix("Function"): resource["Properties"]["Policies"][0]
         for name, resource in template()["Resources"].items()
         if resource["Type"] == "AWS::Serverless::Function"
     }
+    # Without KMS on the emulator, what is allowed under a condition has its test on the template.
     statements = {
-        name: [statement["Sid"] for policy in policies for statement in policy["Statement"]]
-        for name, policies in functions.items()
+        name: [statement["Sid"] for statement in policy["Statement"] if "If" not in statement]
+        for name, policy in functions.items()
     }
     assert statements == {name: list(scenarios) for name, scenarios in NEEDED.items()}
 

@@ -1,4 +1,4 @@
-"""What ``template.yaml`` promises, as it is written."""
+"""Check ``template.yaml`` as it is written; ``test_deployed_template.py`` has its deployed form."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ PARAMETERS = {
     "ReconcileLookbackHours": 48,
     "RetentionDays": 0,
     "AlarmTopicArn": "",
+    "CloudflareSecretKmsKeyArn": "",
+    "Tracing": "PassThrough",
 }
 OUTPUTS = {
     "WebhookUrl",
@@ -47,6 +49,12 @@ def resources(kind: str) -> dict[str, dict[str, Any]]:
         for name, resource in template()["Resources"].items()
         if resource["Type"] == kind
     }
+
+
+def allowed_to(function: str) -> list[dict[str, Any]]:
+    """Return what the template allows to a function, under a condition or always."""
+    allowed = FUNCTIONS[function]["Policies"][0]["Statement"]
+    return [statement["If"][1] if "If" in statement else statement for statement in allowed]
 
 
 FUNCTIONS = resources("AWS::Serverless::Function")
@@ -82,9 +90,9 @@ def test_a_function_has_a_folder_a_log_and_a_role_of_its_own(name: str) -> None:
     assert function["CodeUri"] == f"functions/{folder}/"
     assert (REPOSITORY / function["CodeUri"] / "app.py").is_file()
     assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{word}LogGroup"}}
-    assert resources("AWS::Logs::LogGroup")[f"{word}LogGroup"]["RetentionInDays"] == 30
+    assert resources("AWS::Logs::LogGroup")[f"{word}LogGroup"] == {"RetentionInDays": 30}
     assert "Role" not in function
-    for statement in function["Policies"][0]["Statement"]:
+    for statement in allowed_to(name):
         assert isinstance(statement["Action"], str)
         assert "*" not in f"{statement['Action']}{statement['Resource']}"
 
@@ -109,10 +117,14 @@ def test_a_change_of_any_parameter_reaches_the_webhook() -> None:
         **template()["Globals"]["Function"]["Environment"]["Variables"],
         **function["Environment"]["Variables"],
         "SnapStart": function["SnapStart"],
+        "Tracing": template()["Globals"]["Function"]["Tracing"],
     }
     used = set(re.findall(r"'Ref': '(\w+)'", str(given))) & template()["Parameters"].keys()
+    condition, active, off = function["VersionDescription"]["Join"][1][-1]["If"]
+    assert template()["Conditions"][condition] == {"Equals": [{"Ref": "Tracing"}, "Active"]}
+    assert active != off
     described = set(re.findall(r"'Ref': '(\w+)'", str(function["VersionDescription"])))
-    assert described == used
+    assert described | {"Tracing"} == used
 
 
 def test_the_description_of_a_version_never_gets_too_long() -> None:
@@ -122,6 +134,7 @@ def test_the_description_of_a_version_never_gets_too_long() -> None:
         "CloudflareApiBaseUrl": template()["Parameters"]["CloudflareApiBaseUrl"]["MaxLength"],
         "DownloadTypes": len("default,audio"),
         "SnapStart": len("PublishedVersions"),
+        "Tracing": len("Active"),
     }
     for name in ("CloudflareRequestLimit", "RetentionDays"):
         longest[name] = len(str(template()["Parameters"][name]["MaxValue"]))
@@ -187,23 +200,9 @@ def test_consumers_may_read_and_nothing_else() -> None:
     }
 
 
-def test_what_the_application_repository_wants_is_there() -> None:
-    application = template()["Metadata"]["AWS::ServerlessRepo::Application"]
-    for file in ("LicenseUrl", "ReadmeUrl"):
-        assert (REPOSITORY / application[file]).is_file()
-    version = re.search(
-        '^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE
-    )
-    assert version
-    assert application["SemanticVersion"] == version[1]
-    assert application["SpdxLicenseId"] == "MIT"
-    # https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/
-    # serverless-sam-template-publishing-applications-metadata-properties.html
-    assert re.fullmatch("[a-zA-Z0-9-]{1,140}", application["Name"])
-    assert re.fullmatch("(?=.{1,127}$)[a-z0-9]+(-[a-z0-9]+)*", application["Author"])
-    assert 1 <= len(application["Description"]) <= 256
-    assert len(application["Labels"]) <= 10
-    assert all(re.fullmatch("[a-zA-Z0-9+_:/@-]{1,127}", label) for label in application["Labels"])
+def test_the_dashboard_shows_every_alarm() -> None:
+    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
+    assert set(re.findall(r"\$\{(\w+)\.Arn\}", body)) == ALARMS.keys()
 
 
 def test_the_dashboard_is_json() -> None:
