@@ -5,7 +5,7 @@ PYTHON3 ?= python3
 VENV := .venv
 EMULATOR_VENV := .venv-emulator
 PYTHON := $(VENV)/bin/python
-CODE := layers/stream_downloads/stream_downloads functions tests
+CODE := layers/stream_downloads/stream_downloads functions tests deploy.py package.py
 
 export SAM_CLI_TELEMETRY := 0
 # As pip does: trust what the machine trusts.
@@ -14,7 +14,7 @@ export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos broken fuzz load format bench build deploy undeploy lock clean
+.PHONY: help demo test check chaos broken fuzz load format bench build deploy package undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -60,13 +60,18 @@ bench: build ## measure the cold start, and the scheduling next to a minute poll
 	$(PYTHON) -m tests.bench $(if $(PLOT),--plot $(PLOT))
 
 build: $(VENV)/installed ## build the functions and the layer into .aws-sam/
-	sam build
+	sam build --parallel
 
-deploy: build ## deploy to AWS (the first time: make deploy DEPLOY=--guided)
-	sam deploy $(DEPLOY)
+deploy: build ## deploy to AWS; asks the first time, and with DEPLOY=--guided
+	$(PYTHON) deploy.py $(DEPLOY)
 
+package: build ## upload the code to S3 (BUCKET=name) and write packaged.json, to deploy with other tools
+	@test -n "$(BUCKET)" || { echo "make package BUCKET=<a bucket in the region of the deployment>"; exit 1; }
+	$(PYTHON) package.py $(BUCKET)
+
+STACK := stream-downloads
 undeploy: $(VENV)/installed ## delete the stack from AWS (the downloads table stays)
-	sam delete
+	sam delete --stack-name $(STACK)
 
 # The layer first: the development environment takes over its versions.
 LOCK := uv pip compile --quiet --upgrade --no-config --no-emit-index-url --generate-hashes \

@@ -8,11 +8,8 @@ from typing import Any, cast
 
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
-from samtranslator.translator.arn_generator import (  # type: ignore[import-untyped]
-    ArnGenerator,
-)
-from samtranslator.translator.transform import transform  # type: ignore[import-untyped]
 
+from package import processed
 from tests.emulator import REPOSITORY
 from tests.template import REFERENCES
 
@@ -28,13 +25,6 @@ READERS_OF_THE_SECRET = {
 }
 FUNCTIONS = sorted(READERS_OF_THE_SECRET | {"AnnounceDownloads"})
 ON_STREAMS = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"}
-
-
-class _NoDownload:
-    """Stands in for the loader of AWS's list of managed policies, which SAM carries as well."""
-
-    def load(self) -> dict[str, str]:
-        return {}
 
 
 @cache
@@ -53,9 +43,7 @@ def deployed(**given: str) -> dict[str, Any]:
         name: str(given.get(name, REFERENCES.get(name, parameter.get("Default"))))
         for name, parameter in template["Parameters"].items()
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ArnGenerator, "BOTO_SESSION_REGION_NAME", "us-east-1")
-        transformed = transform(template, values, _NoDownload())
+    transformed = processed(template, values)
     conditions = {
         name: _holds(condition, values) for name, condition in transformed["Conditions"].items()
     }
