@@ -6,9 +6,11 @@ import bisect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice, takewhile
 from typing import Any
 
-from stream_downloads.adapters.downloads_table import LostRace, from_item, to_item
+from stream_downloads.adapters.download_item import from_item, to_item
+from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.shared_state import Record
 from stream_downloads.domain.download import Download, DownloadType, Status
 
@@ -45,14 +47,11 @@ class MemoryDownloads:
         keys = sorted((video_uid, download_type) for download_type in DownloadType)
         return [self.rows[key] for key in keys if key in self.rows]
 
-    def due(self, queue: str, until: float, limit: int) -> list[Download]:
+    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
         """As `stream_downloads.adapters.downloads_table.DownloadsTable.due`."""
-        found: list[Download] = []
-        for due_at, key in self._due.get(queue, ()):
-            if due_at > until or len(found) == limit:
-                break
-            found.append(self.rows[key])
-        return found
+        entries = self._due.get(queue, ())
+        rows = (self.rows[key] for _, key in takewhile(lambda entry: entry[0] <= until, entries))
+        return chain(list(islice(rows, page)), rows)  # the first page is read at once
 
     def with_status(self, status: Status) -> Iterator[Key]:
         """As `stream_downloads.adapters.downloads_table.DownloadsTable.with_status`."""

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, DownloadType
+from stream_downloads.domain.download import Download, DownloadType, Reason, Step, Work
+from stream_downloads.domain.video import Video
 
 UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
 NOW = 1_800_000_000.0
 DEFAULT, AUDIO = DownloadType.DEFAULT, DownloadType.AUDIO
+RECHECK = Work(Step.RECHECK, NOW + 7 * 86_400)
 
 
 def url_of(uid: str = UID, download_type: DownloadType = DEFAULT) -> str:
@@ -21,24 +23,34 @@ def url_of(uid: str = UID, download_type: DownloadType = DEFAULT) -> str:
 
 def requested(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
     """Return an intent, made and due at ``NOW``."""
-    return replace(transitions.request(uid, download_type, NOW), **changes)
+    return replace(transitions.request(Video(uid=uid), download_type, NOW), **changes)
+
+
+def due(row: Download, at: float) -> Download:
+    """Return the row with its next step due at that time."""
+    assert row.work
+    return replace(row, work=replace(row.work, due_at=at))
 
 
 def in_progress(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
-    """Return a download that Cloudflare accepted at ``NOW``, to be looked at a minute later."""
+    """Return a download that Cloudflare accepted at ``NOW``, to be polled a minute later."""
     row = transitions.create_sent(requested(uid, download_type), NOW)
     return replace(transitions.create_accepted(row, 0.0, NOW + 60, NOW), **changes)
 
 
 def ready(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
-    """Return a download that was found ready at ``NOW``, with nothing more to do."""
+    """Return a download that was found ready at ``NOW``, to be checked a week later."""
     row = in_progress(uid, download_type)
-    return replace(transitions.listed_ready(row, url_of(uid, download_type), None, NOW), **changes)
+    return replace(
+        transitions.listed_ready(row, url_of(uid, download_type), RECHECK, NOW), **changes
+    )
 
 
 def failed(**changes: Any) -> Download:
     """Return a download that ended in ``error`` at ``NOW``."""
-    return replace(transitions.fail(in_progress(), "10005", "no such codec", NOW), **changes)
+    return replace(
+        transitions.fail(in_progress(), Reason("10005", "no such codec"), NOW), **changes
+    )
 
 
 def deleting(**changes: Any) -> Download:

@@ -11,6 +11,7 @@ from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain.download import Download, DownloadType
 from stream_downloads.services.dependencies import Service
+from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.poll import Poller, Summary
 from stream_downloads.services.steps import Outcome
 from tests.memory import MemoryControl, MemoryDownloads
@@ -115,6 +116,9 @@ class World:
         self.downloads = self.downloads_type()
         self.control = self.control_type(self.clock)
         self.latency = latency
+        self.credentials: Any = FixedCredentials(self.simulator.settings)
+        # The shared limit as one more function would have it.
+        self.budget = Budget(self.control, limit, self.clock)
         # Each function has its own process: of the two, only the tables are shared.
         self.service = self.make_service(limit, download_types, retention, seed)
         self.webhook_service = self.make_service(limit, download_types, retention, seed + 1)
@@ -133,21 +137,19 @@ class World:
     ) -> Service:
         """The service, as one function would have it."""
         budget = Budget(self.control, limit, self.clock)
-        credentials: Any = FixedCredentials(self.simulator.settings)
         pool = InProcessPool(self.simulator, sleep=self.clock.sleep)
+        stream = StreamClient(
+            self.simulator.settings.account_id,
+            base_url=BASE_URL,
+            authorization=self.credentials.headers,
+            pool=pool,
+            on_rate_limit=budget.observe,
+            monotonic=self.clock,
+        )
         return Service(
             downloads=self.downloads,
             control=self.control,
-            budget=budget,
-            credentials=credentials,
-            stream=StreamClient(
-                self.simulator.settings.account_id,
-                base_url=BASE_URL,
-                authorization=credentials.headers,
-                pool=pool,
-                on_rate_limit=budget.observe,
-                monotonic=self.clock,
-            ),
+            gateway=Gateway(budget, self.credentials, stream),
             download_types=download_types,
             retention=retention,
             clock=self.clock,

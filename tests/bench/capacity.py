@@ -10,19 +10,22 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html (write
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from stream_downloads.adapters.downloads_table import DownloadsTable, to_item
+from stream_downloads.adapters.download_item import to_item
+from stream_downloads.adapters.downloads_table import DownloadsTable
 from stream_downloads.adapters.shared_state import Budget, ControlTable, Record
-from stream_downloads.domain.download import Download, DownloadType, Step
+from stream_downloads.domain.download import Download, DownloadType, Step, Work
 from stream_downloads.domain.request_budget import COUNTS_FOR
 from stream_downloads.domain.transitions import listed_ready
+from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.poll import Summary
-from stream_downloads.services.steps import VERIFY_AFTER
+from stream_downloads.services.steps import RECHECK_AFTER
 from tests.memory import Key, MemoryControl, MemoryDownloads
 from tests.simulator import RateLimiter, download_url
 from tests.template import table_schema
@@ -52,6 +55,8 @@ def size_of(item: Item) -> int:
 
 def _value_size(value: Mapping[str, Any]) -> int:
     ((kind, content),) = value.items()
+    if kind == "M":  # three bytes, and one for each entry
+        return 3 + size_of(content) + len(content)
     if kind == "S":
         return len(content.encode())
     if kind == "N":  # a byte for two digits, one for the exponent, one for a minus
@@ -122,11 +127,15 @@ class MeteredDownloads(MemoryDownloads):
         self._count_read(rows, consistent=True)
         return rows
 
-    def due(self, queue: str, until: float, limit: int) -> list[Download]:
-        """One query of the index."""
-        rows = super().due(queue, until, limit)
-        self._count_read(rows, consistent=False)
-        return rows
+    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+        """Query the index, page by page."""
+        rows = super().due(queue, until, page)
+        while True:
+            found = list(islice(rows, page))
+            self._count_read(found, consistent=False)
+            yield from found
+            if len(found) < page:
+                return
 
     def _write(self, row: Download) -> Download:
         before: Download | None = self.rows.get(row.key)
@@ -220,7 +229,9 @@ def poller_run(due: int, total: int) -> tuple[Summary, float]:
         world.service,
         downloads=DownloadsTable(client, tables["DownloadsTable"]),
         control=control,
-        budget=Budget(control, 2 * due, world.clock),
+        gateway=Gateway(
+            Budget(control, 2 * due, world.clock), world.credentials, world.service.gateway.stream
+        ),
     )
     meter = Meter(client)
     return world.poll(), meter.read
@@ -232,8 +243,8 @@ def _fill(client: DynamoDBClient, table: str, rows: list[Download], total: int) 
     for number in range(total - len(rows)):
         row = replace(rows[0], video_uid=f"{number:032x}")
         url = download_url(row.video_uid, row.download_type)
-        verify = (Step.VERIFY, row.updated_at + VERIFY_AFTER)
-        others.append(listed_ready(row, url, verify, row.updated_at))
+        recheck = Work(Step.RECHECK, row.updated_at + RECHECK_AFTER)
+        others.append(listed_ready(row, url, recheck, row.updated_at))
     items = [to_item(row) for row in (*rows, *others)]
     for start in range(0, len(items), 25):
         puts: list[Any] = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]

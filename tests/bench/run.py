@@ -98,7 +98,7 @@ def run_minute_poller(workload: Workload) -> Result:
     world = World(seed=workload.seed)
     clock, simulator = world.clock, world.simulator
     _upload(workload, simulator)
-    poller = MinutePoller(world.service.stream, workload.limit, clock, LATENCY_SECONDS)
+    poller = MinutePoller(world.service.gateway.stream, workload.limit, clock, LATENCY_SECONDS)
 
     def deliver() -> None:
         for webhook in simulator.due_webhooks():

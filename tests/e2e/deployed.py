@@ -31,12 +31,11 @@ ALARM_TOPIC: Final = "arn:aws:sns:us-east-1:000000000000:alarms"
 DAY: Final = 86_400.0
 # What the row remembers of time, in seconds: with all of them earlier, so much time has passed.
 CLOCKS: Final = (
-    "_due_at",
-    "_created_at",
-    "_sent_at",
-    "_looked_at",
-    "_refused_since",
-    "_missing_since",
+    ("_due_at",),
+    ("_creation", "sent_at"),
+    ("_creation", "accepted_at"),
+    ("_creation", "polled_at"),
+    ("_work", "since"),
 )
 TIMES: Final = frozenset({"requested_at", "updated_at", "ready_at"})
 
@@ -211,7 +210,8 @@ class Deployed:
     def pass_time(self, uid: str, kind: str = "default", *, seconds: float) -> None:
         """Let time pass for one row alone."""
         row = self.row(uid, kind)
-        earlier = [f"#{name} = #{name} - :seconds" for name in CLOCKS if name in row]
+        paths = [".".join(f"#{name}" for name in path) for path in CLOCKS if _has(row, path)]
+        earlier = [f"{path} = {path} - :seconds" for path in paths]
         values: dict[str, str | float] = {":seconds": seconds, ":one": 1}
         for name in TIMES & row.keys():
             earlier.append(f"#{name} = :{name}")
@@ -341,3 +341,13 @@ def eventually(
         assert time.monotonic() < ends_at, f"still not so after {within:.0f} s: {seen!r}"
         time.sleep(0.05)
     return seen
+
+
+def _has(row: Item, path: Sequence[str]) -> bool:
+    """Return True if the row has that attribute, or that entry of a map."""
+    here: Any = row
+    for name in path:
+        if name not in here:
+            return False
+        here = here[name]
+    return True

@@ -201,4 +201,4 @@ def waits(row: Item) -> bool:
 
 
 def waits_for(step: str) -> Callable[[Item], bool]:
-    return lambda row: row["_step"] == step and waits(row)
+    return lambda row: row["_work"]["step"] == step and waits(row)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stream_downloads.adapters.downloads_table import to_item
+from stream_downloads.adapters.download_item import to_item
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain.download import Download, DownloadType, Status
 from stream_downloads.domain.request_budget import USE_WITHIN, WINDOW

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -30,8 +31,9 @@ from stream_downloads.adapters.stream_api import CloudflareError, StreamClient
 from stream_downloads.domain import commands, download, transitions
 from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.download import Download, DownloadType
+from stream_downloads.domain.video import Video
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.gateway import NotNow
+from stream_downloads.services.gateway import Gateway, NotNow
 from stream_downloads.services.manage import QUEUES, manage
 from stream_downloads.services.poll import Poller
 from stream_downloads.services.receive import receive
@@ -281,19 +283,18 @@ class Stage:
         vault: Any = Gated(sandbox, "secrets", self.vault, self._actors)
         budget = Budget(control, self.limit, self.clock)
         credentials = ApiCredentials(vault, API_SECRET, self.clock)
+        stream = StreamClient(
+            self.simulator.settings.account_id,
+            base_url=BASE_URL,
+            authorization=credentials.headers,
+            pool=GatedPool(self, sandbox),
+            on_rate_limit=budget.observe,
+            monotonic=self.clock,
+        )
         service = Service(
             downloads=downloads,
             control=control,
-            budget=budget,
-            credentials=credentials,
-            stream=StreamClient(
-                self.simulator.settings.account_id,
-                base_url=BASE_URL,
-                authorization=credentials.headers,
-                pool=GatedPool(self, sandbox),
-                on_rate_limit=budget.observe,
-                monotonic=self.clock,
-            ),
+            gateway=Gateway(budget, credentials, stream),
             download_types=BOTH,
             retention=self.retention,
             clock=sandbox.clock,
@@ -452,7 +453,9 @@ class Stage:
 
     def poison(self) -> None:
         """Put a row into the table of which no step can succeed."""
-        self.downloads.add(transitions.request(POISON, DownloadType.DEFAULT, self.clock()))
+        self.downloads.add(
+            transitions.request(Video(uid=POISON), DownloadType.DEFAULT, self.clock())
+        )
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -488,9 +491,9 @@ class Stage:
         first = [
             row
             for queue in QUEUES
-            for row in self.downloads.due(queue, math.inf, 2)
+            for row in islice(self.downloads.due(queue, math.inf, 2), 2)
             if row.video_uid != POISON
-            and (queue != download.UPKEEP_QUEUE or (row.due_at or 0.0) <= upkeep_until)
+            and (queue != download.MAINTENANCE_QUEUE or (row.due_at or 0.0) <= upkeep_until)
         ]
         return min(first, key=lambda row: row.due_at or 0.0, default=None)
 

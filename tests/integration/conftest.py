@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,11 @@ import pytest
 import pytest_socket
 from moto import mock_aws
 
+from stream_downloads.adapters.secrets import ApiCredentials
+from stream_downloads.adapters.shared_state import Budget, ControlTable
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.services.dependencies import Service
+from stream_downloads.services.gateway import Gateway
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator
 from tests.template import REFERENCES, table_schema
 
@@ -61,17 +65,25 @@ def simulator() -> StreamSimulator:
 
 
 @pytest.fixture
-def service(simulator: StreamSimulator) -> Service:
+def budget() -> Budget:
+    """The shared request limit."""
+    control = ControlTable(_client("dynamodb"), os.environ["CONTROL_TABLE_NAME"])
+    return Budget(control, int(os.environ["CLOUDFLARE_REQUEST_LIMIT"]))
+
+
+@pytest.fixture
+def service(simulator: StreamSimulator, budget: Budget) -> Service:
     """The service as deployed, but for the connection to Cloudflare."""
     deployed = Service.from_environment()
+    credentials = ApiCredentials(_client("secretsmanager"), os.environ["CLOUDFLARE_SECRET_ARN"])
     stream = StreamClient(
         REFERENCES["CloudflareAccountId"],
         base_url=BASE_URL,
-        authorization=deployed.credentials.headers,
+        authorization=credentials.headers,
         pool=InProcessPool(simulator),
-        on_rate_limit=deployed.budget.observe,
+        on_rate_limit=budget.observe,
     )
-    return replace(deployed, stream=stream)
+    return replace(deployed, gateway=Gateway(budget, credentials, stream))
 
 
 @cache

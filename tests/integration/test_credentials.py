@@ -16,6 +16,7 @@ from stream_downloads.adapters.secrets import (
     SigningSecrets,
     store_signing_secret,
 )
+from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services import poll
 from stream_downloads.services.dependencies import Service
 from tests.template import REFERENCES
@@ -109,7 +110,7 @@ def test_the_functions_read_the_users_secret_where_it_is(monkeypatch: pytest.Mon
     manager = boto3.client("secretsmanager", region_name="eu-west-3")
     arn = manager.create_secret(Name="far", SecretString='{"api_token": "t"}')["ARN"]
     monkeypatch.setenv("CLOUDFLARE_SECRET_ARN", arn)
-    assert Service.from_environment().credentials.headers() == {"Authorization": "Bearer t"}
+    assert Service.from_environment().gateway.permit(1, Asker.OPERATOR).count == 1
 
 
 def test_a_service_has_one_client_for_all_who_need_it() -> None:

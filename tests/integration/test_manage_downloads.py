@@ -7,17 +7,35 @@ from typing import Any
 
 import pytest
 
-from stream_downloads.adapters.downloads_table import Unreadable
-from stream_downloads.domain import commands, transitions
+from stream_downloads.adapters.download_item import Unreadable
+from stream_downloads.domain import commands
 from stream_downloads.domain.commands import BadRequest
-from stream_downloads.domain.download import Download, DownloadType, Status
+from stream_downloads.domain.download import (
+    Download,
+    DownloadType,
+    Reason,
+    Status,
+    Step,
+    Work,
+    iso_time,
+)
+from stream_downloads.domain.transitions import try_again
 from stream_downloads.services import manage as manage_service
 from stream_downloads.services.gateway import NotNow
+from tests.rows import (
+    AUDIO,
+    DEFAULT,
+    NOW,
+    UID,
+    deleted,
+    deleting,
+    failed,
+    in_progress,
+    ready,
+    requested,
+)
 from tests.simulator import Fault
 from tests.world import World
-
-AUDIO = DownloadType.AUDIO
-DEFAULT = DownloadType.DEFAULT
 
 
 @pytest.fixture
@@ -55,11 +73,9 @@ def test_a_request_makes_a_row_and_the_poller_does_the_rest(world: World) -> Non
     uid = ready_video(world, creator="someone")
     answer = manage(world, action="request", video_uid=uid, download_types=["audio"])
     (row,) = answer["downloads"]
-    assert (row["download_type"], row["status"], row["creator"]) == (
-        "audio",
-        "requested",
-        "someone",
-    )
+    assert row["download_type"] == "audio"
+    assert row["status"] == "requested"
+    assert row["creator"] == "someone"
     assert not any(name.startswith("_") for name in row)
     follow(world)
     assert status_of(world, uid, AUDIO) is Status.READY
@@ -107,7 +123,8 @@ def test_types_are_deleted_one_by_one(world: World) -> None:
     follow(world)
     manage(world, action="delete", video_uid=uid, download_types=["audio"])
     follow(world, 1)
-    assert (status_of(world, uid), status_of(world, uid, AUDIO)) == (Status.READY, Status.DELETED)
+    assert status_of(world, uid) is Status.READY
+    assert status_of(world, uid, AUDIO) is Status.DELETED
     assert set(world.simulator.videos[uid].downloads) == {"default"}
 
 
@@ -122,14 +139,14 @@ def test_a_request_during_a_delete_waits_for_it_and_wins(world: World) -> None:
 
 
 def test_a_retry_opens_what_ended_in_error_and_nothing_else(world: World) -> None:
-    failed = world.simulator.upload(failing_creates={"default": 4})
+    ended = world.simulator.upload(failing_creates={"default": 4})
     fine = ready_video(world)
     world.deliver_webhooks()
     follow(world, 40)
-    assert status_of(world, failed) is Status.ERROR
+    assert status_of(world, ended) is Status.ERROR
     assert manage(world, action="retry") == {"retried": 1, "ended": "done"}
     follow(world, 5)
-    assert (status_of(world, failed), status_of(world, fine)) == (Status.READY, Status.READY)
+    assert status_of(world, ended) is status_of(world, fine) is Status.READY
 
 
 def test_a_row_that_cannot_be_opened_blocks_no_other(
@@ -137,8 +154,7 @@ def test_a_row_that_cannot_be_opened_blocks_no_other(
 ) -> None:
     uids = [number * 32 for number in "abc"]
     for uid in uids:
-        row = transitions.request(uid, DEFAULT, world.clock())
-        world.downloads.add(transitions.fail(row, "1", "one", world.clock()))
+        world.downloads.add(failed(video_uid=uid))
     get = world.downloads.get
 
     def get_or_not(uid: str, kind: DownloadType) -> Download | None:
@@ -158,11 +174,32 @@ def test_a_row_that_cannot_be_opened_blocks_no_other(
 
 
 def test_a_retry_of_everything_stops_in_time_and_says_so(world: World) -> None:
-    row = transitions.request("a" * 32, DEFAULT, world.clock())
-    world.downloads.add(transitions.fail(row, "code", "message", world.clock()))
+    world.downloads.add(failed())
     answer = manage(world, remaining=1.0, action="retry")
     assert answer["retried"] == 0
     assert "send the same again" in answer["ended"]
+
+
+def test_a_request_of_a_video_that_cloudflare_does_not_know_changes_nothing(world: World) -> None:
+    with pytest.raises(BadRequest, match=r"does not know video .* check the uid and the account"):
+        manage(world, action="request", video_uid="a" * 32)
+    assert world.downloads.rows == {}
+
+
+@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.UNAUTHORIZED, Fault.THROTTLED])
+def test_a_request_is_recorded_with_what_is_known_if_cloudflare_cannot_be_asked(
+    world: World, fault: Fault
+) -> None:
+    known = ready(creator="me", name="clip", requires_signed_url=True, duration_seconds=5.5)
+    world.downloads.add(known)
+    for uid in (UID, "a" * 32):
+        world.simulator.faults.script(fault, calls=["get video"])
+        manage(world, action="request", video_uid=uid, download_types=["audio"])
+    assert world.downloads.rows["a" * 32, AUDIO].status is Status.REQUESTED
+    sibling = world.downloads.rows[UID, AUDIO]
+    assert sibling.status is Status.REQUESTED
+    for fact in ("creator", "name", "requires_signed_url", "duration_seconds"):
+        assert getattr(sibling, fact) == getattr(known, fact), fact
 
 
 @pytest.mark.parametrize("action", ["delete", "retry", "status"])
@@ -170,6 +207,41 @@ def test_an_unknown_video_is_an_error_that_changes_nothing(world: World, action:
     with pytest.raises(BadRequest, match="no such download"):
         manage(world, action=action, video_uid="a" * 32)
     assert world.downloads.rows == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "waits_for"),
+    [
+        (requested(), "create"),
+        (in_progress(), "poll"),
+        (requested(work=Work(Step.GET_VIDEO, NOW + 60)), "video"),
+        (deleting(), "delete"),
+        (ready(), None),
+        (failed(), None),
+        (deleted(), None),
+    ],
+)
+def test_the_status_of_a_video_says_what_a_download_waits_for(
+    world: World, row: Download, waits_for: str | None
+) -> None:
+    world.downloads.add(row)
+    (said,) = manage(world, action="status", video_uid=UID)["downloads"]
+    if waits_for is None:
+        assert "waiting" not in said
+    else:
+        assert said["waiting"] == {"for": waits_for, "until": iso_time(row.due_at or 0.0)}
+
+
+def test_the_status_of_a_video_names_the_problem_and_since_when(world: World) -> None:
+    row = try_again(requested(), NOW + 90, Reason("10005", "not now"), NOW + 30)
+    world.downloads.add(row)
+    (said,) = manage(world, action="status", video_uid=UID)["downloads"]
+    assert said["waiting"] == {
+        "for": "create",
+        "until": "2027-01-15T08:01:30.000Z",
+        "problem": "10005: not now",
+        "since": "2027-01-15T08:00:30.000Z",
+    }
 
 
 def test_the_status_of_the_stack_sums_up(world: World) -> None:
@@ -186,7 +258,8 @@ def test_the_status_of_the_stack_sums_up(world: World) -> None:
         "deleted": 0,
     }
     assert answer["oldest_due"] is None
-    assert (answer["requests_in_five_minutes"], answer["request_limit"]) == (3, 600)
+    assert answer["requests_in_five_minutes"] == 3
+    assert answer["request_limit"] == 600
     assert answer["blocked_until"] is None
     world.clock.now += 3600
     assert manage(world, action="status")["oldest_due"] < manage(
@@ -196,8 +269,8 @@ def test_the_status_of_the_stack_sums_up(world: World) -> None:
 
 def test_the_status_says_what_could_not_be_counted_in_time(world: World) -> None:
     for number in range(6):
-        row = transitions.request(f"{number:032x}", DEFAULT, world.clock())
-        world.downloads.add(row if number else transitions.fail(row, "1", "one", world.clock()))
+        row = requested(f"{number:032x}", DEFAULT)
+        world.downloads.add(row if number else failed(video_uid=row.video_uid))
     left = iter([30.0] * 9)
     command = commands.command({"action": "status"})
     answer = manage_service.manage(world.service, command, lambda: next(left, 0.0))
@@ -207,7 +280,7 @@ def test_the_status_says_what_could_not_be_counted_in_time(world: World) -> None
 
 
 def test_the_status_says_until_when_the_gate_is_closed(world: World) -> None:
-    world.service.budget.close(100.0)
+    world.budget.close(100.0)
     blocked_until = manage(world, action="status")["blocked_until"]
     assert blocked_until == "2027-01-15T08:01:42.000Z"
 

@@ -21,6 +21,7 @@ from functions.poll_downloads import app as poll_downloads
 from stream_downloads.adapters import observability
 from stream_downloads.adapters.observability import Metric, logger
 from stream_downloads.domain import transitions
+from stream_downloads.domain import video as cloudflare
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.signature import sign
 from stream_downloads.services.receive import receive
@@ -277,8 +278,8 @@ def test_a_video_whose_second_webhook_told_of_its_recovery_in_vain_was_missed() 
     world = World()
     reconcile(world)
     uid = world.simulator.upload(webhook_delays=())
-    row = transitions.request(uid, DownloadType.DEFAULT, world.clock())
-    world.downloads.add(transitions.fail_video(row, "ERR", "message", world.clock()))
+    row = transitions.request(cloudflare.Video(uid), DownloadType.DEFAULT, world.clock())
+    world.downloads.add(transitions.fail_video(row, cloudflare.Video(uid), world.clock()))
     world.clock.sleep(HOUR)
     with recording() as written:
         reconcile(world)
@@ -348,10 +349,12 @@ def test_an_alarm_looks_at_what_is_written(name: str, written: Written) -> None:
     looks_at = (alarm["Namespace"], alarm["MetricName"], dimension, resource["Type"])
     assert looks_at in {
         ("AWS/Lambda", "Url5xxCount", "FunctionName", "AWS::Serverless::Function"),
+        ("AWS/Lambda", "Throttles", "FunctionName", "AWS::Serverless::Function"),
+        ("AWS/Lambda", "IteratorAge", "FunctionName", "AWS::Serverless::Function"),
         ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", "AWS::SQS::Queue"),
     }
-    if dimension == "FunctionName":
-        assert "FunctionUrlConfig" in resource["Properties"]
+    needed = {"Url5xxCount": "FunctionUrlConfig", "IteratorAge": "Events"}
+    assert needed.get(alarm["MetricName"], "Type") in resource | resource["Properties"]
 
 
 def test_the_dashboard_shows_what_is_written(written: Written) -> None:

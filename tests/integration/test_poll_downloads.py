@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.poll_downloads import app
-from stream_downloads.domain import transitions
 from stream_downloads.domain.commands import BadRequest
-from stream_downloads.domain.download import DownloadType, Status, VideoFacts
+from stream_downloads.domain.download import DownloadType, Status
+from stream_downloads.domain.video import Video
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
 from tests.events import LambdaContext, load_event
+from tests.rows import due
 from tests.simulator import StreamSimulator
 from tests.template import REFERENCES
 
@@ -37,13 +38,13 @@ def poll(**context: Any) -> dict[str, Any]:
 
 def want(service: Service, uid: str, *kinds: DownloadType) -> None:
     now = service.clock()
-    intents.video_is_ready(service.downloads, uid, kinds or BOTH[:1], VideoFacts(), now)
+    intents.video_is_ready(service.downloads, Video(uid=uid), kinds or BOTH[:1], now)
 
 
 def hurry(service: Service, uid: str) -> None:
-    """Let what has to be done next for a video be due now."""
+    """Let the next steps of a video be due now."""
     for row in service.downloads.of_video(uid):
-        service.downloads.save(transitions.try_again(row, service.clock()))
+        service.downloads.save(due(row, service.clock()))
 
 
 def test_what_is_wanted_is_created_then_listed_then_ready(
@@ -54,7 +55,8 @@ def test_what_is_wanted_is_created_then_listed_then_ready(
     assert poll()["requests"] == 2
     hurry(service, uid)
     answer = poll()
-    assert (answer["requests"], answer["ready"]) == (1, 2)
+    assert answer["requests"] == 1
+    assert answer["ready"] == 2
     for row in service.downloads.of_video(uid):
         assert row.status is Status.READY
         assert row.url is not None
@@ -109,7 +111,7 @@ def test_two_runs_one_after_the_other_share_nothing_but_the_tables(
 ) -> None:
     uid = simulator.upload(webhook_delays=())
     want(service, uid)
-    assert (poll()["requests"], poll()["requests"]) == (1, 0)
+    assert [poll()["requests"] for _ in range(2)] == [1, 0]
     assert simulator.counts() == {"create download": 1}
 
 

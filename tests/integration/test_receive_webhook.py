@@ -16,6 +16,7 @@ from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.secrets import SigningSecrets
 from stream_downloads.domain import transitions
 from stream_downloads.domain.download import DownloadType, Lane, Status, Step
+from stream_downloads.domain.video import Video
 from stream_downloads.services.dependencies import Service
 from tests.events import VIDEO_UID, LambdaContext, signed_event, video_event
 from tests.integration.conftest import WEBHOOK_SECRET
@@ -97,7 +98,7 @@ def test_what_a_backfill_found_first_is_created_at_once(
 ) -> None:
     now = service.clock()
     service.downloads.add(
-        transitions.request(video, DownloadType.DEFAULT, now - 60, lane=Lane.BACKFILL)
+        transitions.request(Video(uid=video), DownloadType.DEFAULT, now - 60, lane=Lane.BACKFILL)
     )
     assert send(webhook(video_event(uid=video))) == 200
     row = service.downloads.get(video, DownloadType.DEFAULT)
@@ -110,7 +111,7 @@ def test_nothing_is_asked_before_it_is_due(
     simulator: StreamSimulator, service: Service, video: str
 ) -> None:
     now = service.clock()
-    row = transitions.request(video, DownloadType.DEFAULT, now, lane=Lane.BACKFILL)
+    row = transitions.request(Video(uid=video), DownloadType.DEFAULT, now, lane=Lane.BACKFILL)
     service.downloads.add(transitions.create_sent(row, now))
     assert send(webhook(video_event(uid=video))) == 200
     there = service.downloads.get(video, DownloadType.DEFAULT)

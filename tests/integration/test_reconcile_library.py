@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.shared_state import Lease
-from stream_downloads.domain import transitions
+from stream_downloads.domain import transitions, video
 from stream_downloads.domain.download import DownloadType, Lane, Status
 from stream_downloads.domain.library import PAGE, NoTimes
 from stream_downloads.domain.video import VideoPage
@@ -86,7 +86,9 @@ def test_rows_that_exist_are_read_and_not_written(world: World) -> None:
 def test_only_the_type_that_lacks_a_row_is_requested() -> None:
     world = World(download_types=BOTH)
     (uid,) = upload(world, 1, apart=60)
-    world.downloads.add(transitions.request(uid, DownloadType.DEFAULT, world.clock()))
+    world.downloads.add(
+        transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
+    )
     before = world.downloads.rows[uid, DownloadType.DEFAULT]
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT] == before
@@ -95,7 +97,7 @@ def test_only_the_type_that_lacks_a_row_is_requested() -> None:
 
 def test_a_tombstone_is_not_revived(world: World) -> None:
     (uid,) = upload(world, 1, apart=60)
-    row = transitions.request(uid, DownloadType.DEFAULT, world.clock())
+    row = transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
     gone = transitions.deleted(transitions.delete(row, world.clock()), world.clock())
     world.downloads.add(gone)
     assert reconcile(world)["videos_requested"] == 0
@@ -104,8 +106,8 @@ def test_a_tombstone_is_not_revived(world: World) -> None:
 
 def test_a_row_that_ended_because_its_video_had_failed_is_opened_again(world: World) -> None:
     (uid,) = upload(world, 1, apart=60)
-    row = transitions.request(uid, DownloadType.DEFAULT, world.clock())
-    world.downloads.add(transitions.fail_video(row, "ERR", "message", world.clock()))
+    row = transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
+    world.downloads.add(transitions.fail_video(row, video.Video(uid=uid), world.clock()))
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.REQUESTED
 
@@ -206,13 +208,13 @@ def test_a_video_that_is_listed_twice_is_read_and_requested_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(world, 3, apart=60)
-    list_videos = world.service.stream.list_videos
+    list_videos = world.service.gateway.stream.list_videos
 
     def list_twice(**query: Any) -> VideoPage:
         page = list_videos(**query)
         return VideoPage([*page.videos, *page.videos], 2 * page.listed)
 
-    monkeypatch.setattr(world.service.stream, "list_videos", list_twice)
+    monkeypatch.setattr(world.service.gateway.stream, "list_videos", list_twice)
     assert reconcile(world)["videos_requested"] == 3
 
 

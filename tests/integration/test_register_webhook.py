@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from functions.register_webhook import app
 from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.shared_state import ControlTable
+from stream_downloads.adapters.shared_state import Budget, ControlTable
 from stream_downloads.adapters.stream_api import NotReached, Refused
 from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.request_budget import Asker
@@ -60,12 +60,12 @@ def stored(secretsmanager: SecretsManagerClient, stage: str = "AWSCURRENT") -> s
     return str(json.loads(version["SecretString"])["webhook_secret"])
 
 
-def budget_used(service: Service) -> object:
-    return service.budget.state()["used"]
+def budget_used(budget: Budget) -> object:
+    return budget.state()["used"]
 
 
 def test_nobody_subscribed_so_we_are_and_the_secret_is_stored(
-    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, service: Service
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, budget: Budget
 ) -> None:
     before = stored(secretsmanager)
     answer = invoke()
@@ -75,7 +75,7 @@ def test_nobody_subscribed_so_we_are_and_the_secret_is_stored(
     assert answer == {"result": "subscribed", "notification_url": OURS, "secret_stored": True}
     assert stored(secretsmanager) == secret
     assert stored(secretsmanager, "AWSPREVIOUS") == before
-    assert budget_used(service) == 3  # nobody there is asked for twice
+    assert budget_used(budget) == 3  # nobody there is asked for twice
 
 
 def test_a_second_time_changes_nothing(
@@ -175,9 +175,9 @@ def test_a_bad_payload_says_what_is_wrong_and_changes_nothing(
 
 
 def test_no_request_leaves_when_the_allowance_is_used_up(
-    simulator: StreamSimulator, service: Service
+    simulator: StreamSimulator, budget: Budget
 ) -> None:
-    while service.budget.take(1000, Asker.OPERATOR).count:
+    while budget.take(1000, Asker.OPERATOR).count:
         pass
     with pytest.raises(NotNow, match="try again in a minute"):
         invoke()
@@ -185,9 +185,9 @@ def test_no_request_leaves_when_the_allowance_is_used_up(
 
 
 def test_no_request_leaves_while_the_gate_is_closed(
-    simulator: StreamSimulator, service: Service
+    simulator: StreamSimulator, budget: Budget
 ) -> None:
-    service.budget.close(120)
+    budget.close(120)
     with pytest.raises(NotNow, match=r"try again after 20\d\d-\d\d-\d\dT"):
         invoke()
     assert simulator.calls == []
@@ -216,11 +216,11 @@ def test_races_without_end_are_given_up(
     assert simulator.calls == []
 
 
-def test_a_429_closes_the_gate_for_everybody(simulator: StreamSimulator, service: Service) -> None:
+def test_a_429_closes_the_gate_for_everybody(simulator: StreamSimulator, budget: Budget) -> None:
     simulator.faults.script(Fault.THROTTLED, calls=["get webhook"])
     with pytest.raises(Refused, match="429"):
         invoke()
-    assert service.budget.state()["blocked_until"] > time.time()
+    assert budget.state()["blocked_until"] > time.time()
     with pytest.raises(NotNow):
         invoke()
     assert len(simulator.calls) == 1
@@ -252,7 +252,7 @@ def test_a_token_that_was_corrected_a_moment_ago_is_used_at_once(
 ) -> None:
     secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString="no JSON")
     with pytest.raises(SecretUnavailable, match="api_token"):
-        service.credentials.headers()
+        service.gateway.permit(1, Asker.OPERATOR)
     good = json.dumps({"api_token": simulator.settings.api_token})
     secretsmanager.put_secret_value(SecretId=CREDENTIALS_ARN, SecretString=good)
     assert invoke()["result"] == "subscribed"
@@ -327,8 +327,8 @@ def test_the_secret_is_in_no_answer_and_no_log(
 
 
 def test_what_others_use_of_the_account_lowers_the_allowance(
-    simulator: StreamSimulator, service: Service
+    simulator: StreamSimulator, budget: Budget
 ) -> None:
     simulator.others_send(1100)
     invoke()
-    assert service.budget.take(1, Asker.OPERATOR).left < 100
+    assert budget.take(1, Asker.OPERATOR).left < 100

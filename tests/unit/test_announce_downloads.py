@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from stream_downloads.adapters.downloads_table import to_item
+from stream_downloads.adapters.download_item import to_item
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, DownloadType, Status
+from stream_downloads.domain.download import Download, DownloadType, Reason, Status, Step, Work
+from stream_downloads.domain.video import Video
 from stream_downloads.services.announce import announce
 
 UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
@@ -36,10 +37,13 @@ class Bus:
         return {"Entries": results}
 
 
+def requested() -> Download:
+    return transitions.request(Video(uid=UID), DownloadType.DEFAULT, 100.0)
+
+
 def ready() -> Download:
-    row = transitions.request(UID, DownloadType.DEFAULT, 100.0)
-    row = transitions.create_accepted(row, 0.0, 130.0, 101.0)
-    return transitions.listed_ready(row, URL, None, 131.25)
+    row = transitions.create_accepted(requested(), 0.0, 130.0, 101.0)
+    return transitions.listed_ready(row, URL, Work(Step.RECHECK, 900.0), 131.25)
 
 
 def change(before: Download | None, after: Download, number: int = 1) -> dict[str, Any]:
@@ -64,8 +68,7 @@ def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -> None:
-    before = transitions.request(UID, DownloadType.DEFAULT, 100.0)
-    assert announced(change(before, ready())) == [
+    assert announced(change(requested(), ready())) == [
         (
             "Download Ready",
             {
@@ -83,8 +86,7 @@ def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -
 
 
 def test_a_failure_and_a_deletion_are_announced() -> None:
-    row = transitions.request(UID, DownloadType.DEFAULT, 100.0)
-    failed = transitions.fail(row, "code", "message", 101.0)
+    failed = transitions.fail(requested(), Reason("code", "message"), 101.0)
     deleting = transitions.delete(ready(), 200.0)
     gone = transitions.deleted(deleting, 201.0)
     kinds = [kind for kind, _ in announced(change(None, failed), change(deleting, gone))]
@@ -99,7 +101,7 @@ def test_what_ends_nothing_is_not_announced(status: Status) -> None:
 
 def test_bookkeeping_on_a_ready_row_is_not_announced_again() -> None:
     row = ready()
-    assert announced(change(row, replace(row, looked_at=900.0))) == []
+    assert announced(change(row, replace(row, work=Work(Step.DELETE, 900.0)))) == []
 
 
 def test_a_removed_item_is_not_announced() -> None:
@@ -108,8 +110,7 @@ def test_a_removed_item_is_not_announced() -> None:
 
 
 def test_after_an_event_that_the_bus_refused_the_stream_goes_on_from_there() -> None:
-    before = transitions.request(UID, DownloadType.DEFAULT, 100.0)
-    records = [change(before, ready(), number) for number in range(25)]
+    records = [change(requested(), ready(), number) for number in range(25)]
     bus: Any = Bus(refuse=frozenset({13}))
     answer = announce(bus, "bus", records)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "13"}]}

@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from stream_downloads.adapters.downloads_table import Unreadable
+from stream_downloads.adapters.download_item import Unreadable
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.domain.download import Download, Lane, Status, Step
+from stream_downloads.adapters.shared_state import Budget, Grant
+from stream_downloads.domain.download import Download, Lane, Status, Step, Work
 from stream_downloads.domain.request_budget import Asker
+from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
 from tests.memory import MemoryDownloads
 from tests.rows import AUDIO, DEFAULT, NOW, requested
 from tests.simulator import Fault
-from tests.world import World
+from tests.world import FixedCredentials, World
 
 BOTH = (DEFAULT, AUDIO)
 
@@ -37,7 +39,7 @@ def test_each_wanted_type_is_created_at_once() -> None:
 def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
     world = World()
     uid = world.simulator.upload()
-    row = requested(uid, lane=Lane.BACKFILL, step=step, due_at=world.clock())
+    row = requested(uid, lane=Lane.BACKFILL, work=Work(step, world.clock()))
     world.downloads.add(row)
     assert world.deliver_webhooks() == [200]
     assert [row.lane for row in world.downloads.of_video(uid)] == [Lane.LIVE]
@@ -46,7 +48,7 @@ def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
 
 def test_without_allowance_the_intent_waits_for_the_poller() -> None:
     world = World(limit=10)
-    world.service.budget.take(10, Asker.OPERATOR)
+    world.service.gateway.permit(10, Asker.OPERATOR)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
@@ -55,7 +57,7 @@ def test_without_allowance_the_intent_waits_for_the_poller() -> None:
 
 def test_while_the_gate_is_closed_nothing_is_sent() -> None:
     world = World(download_types=BOTH)
-    world.service.budget.close(300)
+    Budget(world.control, 600, world.clock).close(300)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert world.simulator.calls == []
@@ -70,16 +72,24 @@ def test_a_429_keeps_the_second_create_from_being_sent() -> None:
     assert len(world.simulator.calls) == 1
 
 
-def test_refused_credentials_are_read_again_and_the_poller_does_the_rest() -> None:
+def test_refused_credentials_end_the_creates_and_the_poller_does_the_rest() -> None:
     world = World(download_types=BOTH)
-    refreshed: list[bool] = []
-    world.webhook_service.credentials.refresh = lambda: not refreshed.append(True)  # type: ignore[method-assign, func-returns-value]
     world.simulator.faults.script(Fault.UNAUTHORIZED)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
-    assert refreshed == [True]
-    assert len(world.simulator.calls) == 1
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
+    assert len(world.simulator.calls) == 1
+
+
+def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FixedCredentials, "refresh", lambda _: True)
+    world = World(download_types=BOTH)
+    world.simulator.faults.script(Fault.UNAUTHORIZED)
+    world.simulator.upload()
+    assert world.deliver_webhooks() == [200]
+    assert rows(world) == [(Status.REQUESTED, Step.CREATE), (Status.INPROGRESS, Step.LIST)]
 
 
 @pytest.mark.parametrize("fault", [Fault.HANG_BEFORE, Fault.HANG_AFTER, Fault.SLOW_BODY])
@@ -92,30 +102,34 @@ def test_the_answer_comes_in_seconds_however_slow_cloudflare_is(fault: Fault) ->
     assert {step for _, step in rows(world)} <= {Step.LIST, Step.CREATE}
 
 
-def test_no_create_begins_once_the_time_for_all_of_them_is_over() -> None:
+def test_no_create_begins_once_the_time_for_all_of_them_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World(download_types=BOTH)
-    take = world.webhook_service.budget.take
+    permit = Gateway.permit
 
-    def slowly(*arguments: Any, **options: Any) -> Any:
+    def slowly(gateway: Gateway, wanted: int, asker: Asker) -> Grant:
         world.clock.sleep(ALL_CREATES_SECONDS)
-        return take(*arguments, **options)
+        return permit(gateway, wanted, asker)
 
-    world.webhook_service.budget.take = slowly  # type: ignore[method-assign]
+    monkeypatch.setattr(Gateway, "permit", slowly)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert len(world.simulator.calls) == 1
-    assert world.service.budget.state()["used"] == 1
+    used, _, _ = world.service.gateway.used()
+    assert used == 1
     assert CREATE_SECONDS < ALL_CREATES_SECONDS
 
 
 @pytest.mark.parametrize("error", [RuntimeError("unforeseen"), RecursionError(), MemoryError()])
-def test_nothing_that_happens_after_the_intent_undoes_the_200(error: Exception) -> None:
-    world = World()
-
-    def fail() -> Any:
+def test_nothing_that_happens_after_the_intent_undoes_the_200(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: FixedCredentials) -> Any:
         raise error
 
-    world.webhook_service.credentials.headers = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(FixedCredentials, "headers", fail)
+    world = World()
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
@@ -140,7 +154,7 @@ class FailingWorld(World):
     "error",
     [
         ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "PutItem"),
-        # The row that is there cannot be read: only a person can mend it.
+        # The row that is there cannot be read: only an operator can fix it.
         Unreadable("not a download"),
     ],
 )

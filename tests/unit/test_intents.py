@@ -1,4 +1,4 @@
-"""What webhooks, reconciliation and people want, written into the table."""
+"""Writes into the table what webhooks, reconciliation and operators want."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import pytest
 
 from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, Lane, Status, Step, VideoFacts
+from stream_downloads.domain.download import Download, Lane, Status, Step
+from stream_downloads.domain.video import Video
 from stream_downloads.services import intents
 from tests.memory import MemoryDownloads
 from tests.rows import AUDIO, DEFAULT, NOW, UID, deleted, failed, in_progress, ready, requested
 
 BOTH = (DEFAULT, AUDIO)
-FACTS = VideoFacts(name="clip.mp4", duration_seconds=5.5)
-REASON = ("ERR_NON_VIDEO", "not a video")
+READY = Video(UID, state="ready", name="clip.mp4", duration_seconds=5.5)
+FAILED = Video(UID, state="error", error_code="ERR_NON_VIDEO", error_message="not a video")
 
 
 class Contested(MemoryDownloads):
-    """A table in which somebody else writes the row first, so many times."""
+    """A table in which another function writes the row first, ``lose`` times."""
 
     lose = 0
     change: Callable[[Download], Download | None] = staticmethod(lambda row: row)
@@ -42,20 +43,19 @@ def table() -> Contested:
 
 
 def is_ready(table: MemoryDownloads, lane: Lane = Lane.LIVE) -> list[Download]:
-    return intents.video_is_ready(table, UID, BOTH, FACTS, NOW + 60, lane=lane)
+    return intents.video_is_ready(table, READY, BOTH, NOW + 60, lane=lane)
 
 
 def has_failed(table: MemoryDownloads) -> list[Download]:
-    return intents.video_has_failed(table, UID, BOTH, FACTS, *REASON, NOW + 60)
+    return intents.video_has_failed(table, FAILED, BOTH, NOW + 60)
 
 
 def test_a_ready_video_gets_a_row_for_each_wanted_type(table: Contested) -> None:
-    opened = is_ready(table)
-    assert opened == table.of_video(UID)[::-1]
-    assert {row.key for row in opened} == {(UID, DEFAULT), (UID, AUDIO)}
-    assert {(row.step, row.name, row.lane) for row in opened} == {
-        (Step.CREATE, "clip.mp4", Lane.LIVE)
-    }
+    written = is_ready(table)
+    assert written == [
+        replace(transitions.request(READY, kind, NOW + 60), version=1) for kind in BOTH
+    ]
+    assert written == [table.get(UID, kind) for kind in BOTH]
 
 
 def test_a_backfilled_video_waits_in_its_own_lane(table: Contested) -> None:
@@ -77,62 +77,68 @@ def test_a_webhook_brings_forward_what_a_backfill_found_before_it(table: Contest
     assert is_ready(table) == []
 
 
-def test_a_row_that_ended_for_the_videos_sake_is_opened_again(table: Contested) -> None:
+def test_a_row_that_ended_because_of_the_video_is_opened_again(table: Contested) -> None:
     has_failed(table)
     opened = is_ready(table)
-    assert {(row.status, row.step, row.version) for row in opened} == {
-        (Status.REQUESTED, Step.CREATE, 2)
-    }
+    assert {row.status for row in opened} == {Status.REQUESTED}
+    assert {row.step for row in opened} == {Step.CREATE}
+    assert {row.version for row in opened} == {2}
 
 
 def test_a_failed_video_without_rows_gets_them_in_error(table: Contested) -> None:
     written = has_failed(table)
-    assert {(row.status, row.error_code, row.error_message) for row in written} == {
-        (Status.ERROR, *REASON)
-    }
+    assert [row.key for row in written] == [(UID, DEFAULT), (UID, AUDIO)]
+    assert {row.error_code for row in written} == {FAILED.error_code}
+    assert {row.error_message for row in written} == {FAILED.error_message}
+    assert {row.reopens for row in written} == {True}
     assert has_failed(table) == []
 
 
-def test_a_failed_video_with_rows_is_asked_for_first(table: Contested) -> None:
+def test_a_failed_video_with_rows_is_checked_first(table: Contested) -> None:
     table.add(in_progress())
     table.add(ready(UID, AUDIO))
     [row] = has_failed(table)
-    assert (row.key, row.status, row.step) == ((UID, DEFAULT), Status.INPROGRESS, Step.CONFIRM)
+    assert row.key == (UID, DEFAULT)
+    assert row.status is Status.INPROGRESS
+    assert row.step is Step.GET_VIDEO
 
 
-def test_a_lost_race_is_read_again_and_judged_anew(table: Contested) -> None:
+@pytest.fixture
+def contested(table: Contested) -> Contested:
+    """Return a table with a download in progress."""
     table.add(in_progress())
-    table.lose = 2
+    return table
+
+
+def delete(table: Contested) -> Download | None:
+    """Delete the download, from the row as it is read now."""
     row = table.get(UID, DEFAULT)
     assert row is not None
-    changed = intents.change(table, row, lambda row: transitions.delete(row, NOW))
+    return intents.change(table, row, lambda row: transitions.delete(row, NOW))
+
+
+def test_after_a_lost_race_the_row_is_read_and_changed_again(contested: Contested) -> None:
+    contested.lose = 2
+    changed = delete(contested)
     assert changed is not None
-    assert (changed.status, changed.version) == (Status.DELETING, 4)
+    assert changed.status is Status.DELETING
+    assert changed.version == 4
 
 
-def test_a_change_that_somebody_else_has_made_is_not_made_twice(table: Contested) -> None:
-    table.add(in_progress())
-    table.lose = 1
-    table.change = lambda row: transitions.delete(row, NOW)
-    row = table.get(UID, DEFAULT)
-    assert row is not None
-    assert intents.change(table, row, lambda row: transitions.delete(row, NOW)) is None
+def test_a_change_that_another_function_has_made_is_not_made_twice(contested: Contested) -> None:
+    contested.lose = 1
+    contested.change = lambda row: transitions.delete(row, NOW)
+    assert delete(contested) is None
 
 
-def test_a_row_that_a_person_has_deleted_stays_deleted(table: Contested) -> None:
-    table.add(in_progress())
-    table.lose = 1
-    table.change = lambda _: None
-    row = table.get(UID, DEFAULT)
-    assert row is not None
-    assert intents.change(table, row, lambda row: transitions.delete(row, NOW)) is None
-    assert table.get(UID, DEFAULT) is None
+def test_a_row_that_an_operator_has_deleted_stays_deleted(contested: Contested) -> None:
+    contested.lose = 1
+    contested.change = lambda _: None
+    assert delete(contested) is None
+    assert contested.get(UID, DEFAULT) is None
 
 
-def test_a_row_that_changes_all_the_time_is_given_up(table: Contested) -> None:
-    table.add(in_progress())
-    table.lose = 1000
-    row = table.get(UID, DEFAULT)
-    assert row is not None
+def test_a_row_that_changes_all_the_time_is_given_up(contested: Contested) -> None:
+    contested.lose = 1000
     with pytest.raises(LostRace, match=f"{UID}/default changes all the time"):
-        intents.change(table, row, lambda row: transitions.delete(row, NOW))
+        delete(contested)

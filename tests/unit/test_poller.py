@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,19 +13,26 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.shared_state import Budget, Lease
-from stream_downloads.domain import download, transitions
-from stream_downloads.domain.download import Download, ErrorCode, Lane, Status, Step
+from stream_downloads.domain.download import (
+    Download,
+    DownloadType,
+    ErrorCode,
+    Lane,
+    Status,
+    Step,
+)
 from stream_downloads.domain.polling import PACE
 from stream_downloads.domain.request_budget import DATE_ERROR, WINDOW, Asker
 from stream_downloads.domain.transitions import DAY
 from stream_downloads.services.poll import (
     LEASE_SECONDS,
     REQUEST_SECONDS,
+    ROWS_READ,
     STOP_BEFORE_TIMEOUT,
     Summary,
 )
-from tests.memory import MemoryDownloads
-from tests.rows import AUDIO, DEFAULT, NOW, requested, url_of
+from tests.memory import MemoryControl, MemoryDownloads
+from tests.rows import AUDIO, DEFAULT, NOW, due, requested, url_of
 from tests.simulator import Fault
 from tests.world import World
 
@@ -50,14 +57,14 @@ def rows(world: World) -> list[Download]:
     return [row for _, row in sorted(world.downloads.rows.items())]
 
 
-def row_of(world: World, uid: str, kind: download.DownloadType = DEFAULT) -> Download:
+def row_of(world: World, uid: str, kind: DownloadType = DEFAULT) -> Download:
     return world.downloads.rows[uid, kind]
 
 
 def wanted(world: World, **upload: Any) -> str:
     """A video that is ready, and an intent that nothing was done about."""
     uid = world.simulator.upload(webhook_delays=(), **upload)
-    world.downloads.add(requested(uid, due_at=world.clock()))
+    world.downloads.add(due(requested(uid), world.clock()))
     return uid
 
 
@@ -68,11 +75,12 @@ def test_a_webhook_becomes_a_url() -> None:
     world = World()
     uid = world.simulator.upload(generation_seconds=90.0, name="clip.mp4")
     assert world.deliver_webhooks() == [200]
-    assert (row_of(world, uid).status, row_of(world, uid).name) == (Status.INPROGRESS, "clip.mp4")
+    assert row_of(world, uid).status is Status.INPROGRESS
+    assert row_of(world, uid).name == "clip.mp4"
     settle(world)
-    row = row_of(world, uid)
-    assert (row.status, row.url) == (Status.READY, url_of(uid))
-    assert world.simulator.fetch(row.url or "") == 200
+    assert row_of(world, uid).status is Status.READY
+    assert row_of(world, uid).url == url_of(uid)
+    assert world.simulator.fetch(url_of(uid)) == 200
     assert world.simulator.counts()["create download"] == 1
     assert world.simulator.counts()["list downloads"] <= 3
 
@@ -94,7 +102,8 @@ def test_a_video_without_sound_gets_its_mp4_all_the_same() -> None:
     settle(world, minutes=2 * 24 * 60)
     assert row_of(world, uid).status is Status.READY
     audio = row_of(world, uid, AUDIO)
-    assert (audio.status, audio.error_code) == (Status.ERROR, "10005")
+    assert audio.status is Status.ERROR
+    assert audio.error_code == "10005"
     assert audio.error_message == "Bad Request: The video has no audio track"
     assert world.simulator.counts()["create download"] < 300
 
@@ -117,14 +126,15 @@ def test_a_failed_video_ends_in_error_and_a_later_success_opens_it_again() -> No
     world = World()
     uid = world.simulator.upload(error_code="ERR_NON_VIDEO")
     world.deliver_webhooks()
-    row = row_of(world, uid)
-    assert (row.status, row.error_code) == (Status.ERROR, "ERR_NON_VIDEO")
+    assert row_of(world, uid).status is Status.ERROR
+    assert row_of(world, uid).error_code == "ERR_NON_VIDEO"
     assert world.simulator.calls == []
     video = world.simulator.videos[uid]
     video.upload = type(video.upload)()
     world.simulator.repeat_webhook(uid)
     settle(world)
-    assert (row_of(world, uid).status, row_of(world, uid).error_code) == (Status.READY, None)
+    assert row_of(world, uid).status is Status.READY
+    assert row_of(world, uid).error_code is None
 
 
 # --- The window
@@ -160,9 +170,8 @@ def test_without_a_window_a_run_is_one_pass() -> None:
 
 def test_a_run_says_how_long_the_oldest_live_row_has_waited() -> None:
     world = World(limit=50)
-    for uid in (wanted(world), wanted(world)):
-        row = row_of(world, uid)
-        world.downloads.save(transitions.try_again(row, NOW - 90))
+    wanted(world)
+    world.downloads.add(due(requested(), NOW - 90))
     assert world.poll().oldest_due_seconds == 90.0
 
 
@@ -228,13 +237,13 @@ def test_a_failed_download_is_deleted_and_made_again_three_times(
 ) -> None:
     world = World()
     uid = world.simulator.upload(failing_creates={"default": failures})
-    settle(world, minutes=120)
-    row = row_of(world, uid)
-    assert row.status == status
+    runs = settle(world, minutes=120)
+    assert row_of(world, uid).status == status
+    assert sum(run.failed for run in runs) == (status == "error")
     assert world.simulator.counts()["create download"] == min(4, failures + 1)
     assert world.simulator.counts()["delete downloads"] == min(3, failures)
     if failures == 4:
-        assert row.error_code == ErrorCode.DOWNLOAD_FAILED
+        assert row_of(world, uid).error_code == ErrorCode.DOWNLOAD_FAILED
 
 
 @pytest.mark.parametrize(
@@ -255,10 +264,8 @@ def test_a_url_that_is_not_cloudflares_is_never_published(url: str | None) -> No
         world.poll()
         assert row_of(world, uid).url is None
         world.clock.sleep(3600)
-    assert (row_of(world, uid).status, row_of(world, uid).error_code) == (
-        Status.ERROR,
-        ErrorCode.URL_REFUSED,
-    )
+    assert row_of(world, uid).status is Status.ERROR
+    assert row_of(world, uid).error_code == ErrorCode.URL_REFUSED
     assert len(world.simulator.calls) < 40
 
 
@@ -267,10 +274,8 @@ def test_a_video_that_is_gone_is_found_out_with_few_requests() -> None:
     uid = wanted(world)
     world.simulator.drop_video(uid)
     settle(world, minutes=180)
-    assert (row_of(world, uid).status, row_of(world, uid).error_code) == (
-        Status.ERROR,
-        ErrorCode.VIDEO_GONE,
-    )
+    assert row_of(world, uid).status is Status.ERROR
+    assert row_of(world, uid).error_code == ErrorCode.VIDEO_GONE
     assert world.simulator.counts() == {"create download": 1, "get video": 2}
 
 
@@ -298,41 +303,47 @@ def test_a_ready_download_that_vanished_with_its_video_is_marked_as_deleted() ->
     for _ in range(5):
         world.poll()
         world.clock.sleep(3600)
-    assert (row_of(world, uid).status, row_of(world, uid).url) == (Status.DELETED, None)
+    assert row_of(world, uid).status is Status.DELETED
+    assert row_of(world, uid).url is None
 
 
 # --- Credentials and the gate
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_refused_credentials_are_read_again_once_then_the_run_ends_and_rows_wait(
+def test_refused_credentials_are_read_again_then_the_run_ends_and_rows_wait(
     *, changed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World()
-    refreshed: list[bool] = []
+    tokens = ["old", "new"] if changed else ["old"]
+    refreshed: list[str] = []
 
     def refresh() -> bool:
-        refreshed.append(changed)
-        return changed
+        refreshed.append(tokens[0])
+        tokens[:] = tokens[-1:]
+        return tokens[0] != refreshed[-1]
 
-    monkeypatch.setattr(world.service.credentials, "refresh", refresh)
+    monkeypatch.setattr(world.credentials, "headers", lambda: {"Authorization": tokens[0]})
+    monkeypatch.setattr(world.credentials, "refresh", refresh)
     world.simulator.faults.script(Fault.UNAUTHORIZED, times=1000)
     for _ in range(20):
         wanted(world)
-    before = [(row.key, row.status, row.step, row.due_at) for row in rows(world)]
+    before = rows(world)
     summary = world.poll(window=50.0)
     assert summary.ended == "the credentials are refused"
-    assert len(refreshed) == 1
-    assert len(world.simulator.calls) == (20 if changed else 16)
-    assert [(row.key, row.status, row.step, row.due_at) for row in rows(world)] == before
+    assert refreshed == ["old"]
+    assert len(world.simulator.calls) == 16
+    assert [replace(row, version=1) for row in rows(world)] == before
 
 
-def test_credentials_that_were_renewed_are_used_in_the_same_run() -> None:
+def test_credentials_that_were_renewed_are_used_in_the_same_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World()
     world.simulator.faults.script(Fault.UNAUTHORIZED)
-    world.service.credentials.refresh = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(world.credentials, "refresh", lambda: True)
     wanted(world)
-    world.poll()
+    assert world.poll().requests == 2
     assert [call.status for call in world.simulator.calls] == [401, 200]
 
 
@@ -345,7 +356,7 @@ def test_a_429_ends_the_run_and_nothing_is_sent_until_the_gate_opens() -> None:
     after_it = len(world.simulator.calls)
     assert after_it <= 16  # what was in flight
     assert world.poll(window=50.0).ended == "the gate is closed after a 429"
-    assert world.webhook_service.budget.take(1, Asker.OPERATOR).count == 0
+    assert world.budget.take(1, Asker.OPERATOR).count == 0
     assert len(world.simulator.calls) == after_it
     world.clock.sleep(MINUTE + 3)
     settle(world)
@@ -356,13 +367,12 @@ def test_a_429_ends_the_run_and_nothing_is_sent_until_the_gate_opens() -> None:
 
 
 class Poisoned(MemoryDownloads):
-    """A table that fails for one video."""
+    """A table that fails for some videos."""
 
     poison: Callable[[], Exception] = RuntimeError
-    uid = f"{0xBAD:032x}"
 
     def save(self, row: Download) -> Download:
-        if row.video_uid == self.uid:
+        if row.video_uid.startswith("0000"):
             raise self.poison()
         return super().save(row)
 
@@ -387,13 +397,23 @@ def test_a_row_that_cannot_be_worked_on_blocks_no_other(
 ) -> None:
     monkeypatch.setattr(Poisoned, "poison", staticmethod(poison))
     world = PoisonedWorld()
-    world.downloads.add(requested(Poisoned.uid, due_at=NOW - 900))
+    poisoned = due(requested(f"{0xBAD:032x}"), NOW - 900)
+    world.downloads.add(poisoned)
     uids = [wanted(world) for _ in range(20)]
     for _ in range(5):
         assert world.poll().ended == "nothing more is due"
         world.clock.sleep(MINUTE)
     assert {row_of(world, uid).status for uid in uids} == {Status.READY}
-    assert row_of(world, Poisoned.uid).step is Step.CREATE
+    assert row_of(world, poisoned.video_uid) == replace(poisoned, version=1)
+
+
+def test_a_queue_of_rows_that_cannot_be_written_hides_no_row_behind_them() -> None:
+    world = PoisonedWorld(limit=1000)
+    for number in range(ROWS_READ + 1):
+        world.downloads.add(due(requested(f"{number:032x}"), NOW - 900))
+    uid = wanted(world)
+    assert world.poll().requests == len(world.simulator.calls) == 1
+    assert row_of(world, uid).status is Status.INPROGRESS
 
 
 # --- The index is late, runs overlap
@@ -412,10 +432,11 @@ class Lagging(MemoryDownloads):
         self._history.append(dict(self.rows))
         return super()._write(row)
 
-    def due(self, queue: str, until: float, limit: int) -> list[Download]:
+    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+        del page
         seen = self._history[-self.lag] if len(self._history) >= self.lag else {}
         due = [row for row in seen.values() if row.queue == queue and (row.due_at or 0) <= until]
-        return sorted(due, key=lambda row: row.due_at or 0)[:limit]
+        return iter(sorted(due, key=lambda row: row.due_at or 0))
 
 
 class LaggingWorld(World):
@@ -519,8 +540,9 @@ def test_a_run_stops_in_good_time_before_its_timeout_and_leaves_the_rest_due() -
     assert summary.ended == "the function's time is over"
     assert NOW + 20 <= world.clock() <= NOW + 40 - STOP_BEFORE_TIMEOUT + REQUEST_SECONDS
     assert 0 < summary.requests < 400
+    assert summary.requests == len(world.simulator.calls)
     waiting = [row for row in rows(world) if row.step is Step.CREATE]
-    assert len(waiting) == 400 - summary.requests
+    assert len(waiting) == 400 - world.simulator.counts()["create download"]
     assert {row.due_at for row in waiting} == {NOW}
 
 
@@ -541,7 +563,7 @@ def test_more_due_than_the_allowance_is_worked_off_oldest_first_within_the_limit
         uids.append(wanted(world, generation_seconds=20.0))
         world.clock.sleep(0.01)
     first = world.poll(window)
-    assert first.ended == "what is left waits for the request allowance"
+    assert first.ended == "the requests of these five minutes are used up"
     created = {call.video_uid for call in world.simulator.calls if "create" in call.name}
     assert created == set(uids[: len(created)])
     settle(world, minutes=60, window=window)
@@ -549,6 +571,29 @@ def test_more_due_than_the_allowance_is_worked_off_oldest_first_within_the_limit
     assert world.simulator.counts()["create download"] == 250
     assert world.simulator.most_requests_in(300.0) <= 100
     assert {call.status for call in world.simulator.calls} == {200}
+
+
+class Contended(MemoryControl):
+    """A control table in which another function always writes the budget first."""
+
+    def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
+        return name != Budget.NAME and super().write(name, value, version)
+
+
+class ContendedWorld(World):
+    """A world with that table."""
+
+    control_type = Contended
+
+
+@pytest.mark.parametrize("window", [0.0, 50.0])
+def test_a_run_that_only_loses_races_for_the_budget_says_so(window: float) -> None:
+    world = ContendedWorld()
+    uid = wanted(world)
+    summary = world.poll(window)
+    assert summary.ended == "many functions send requests at this moment"
+    assert summary.requests == 0
+    assert row_of(world, uid).due_at == NOW
 
 
 def test_a_backfill_waits_for_the_live_rows_and_leaves_them_a_share() -> None:
@@ -563,7 +608,7 @@ def test_a_backfill_waits_for_the_live_rows_and_leaves_them_a_share() -> None:
     assert {row_of(world, uid).status for uid in live} <= {Status.INPROGRESS, Status.READY}
 
 
-def test_upkeep_leaves_half_of_the_limit() -> None:
+def test_maintenance_leaves_half_of_the_limit() -> None:
     world = World(limit=100)
     uids = [wanted(world) for _ in range(40)]
     settle(world)
@@ -573,7 +618,7 @@ def test_upkeep_leaves_half_of_the_limit() -> None:
     before = len(world.simulator.calls)
     world.poll()
     assert len(world.simulator.calls) - before == 40
-    assert world.service.budget.take(100, Asker.POLLER).count == 100 - 2 - 40
+    assert world.budget.take(100, Asker.POLLER).count == 100 - 2 - 40
 
 
 def test_an_account_that_others_use_up_is_not_pushed_over_its_limit() -> None:
@@ -615,12 +660,12 @@ def test_the_log_tells_the_whole_story_of_a_video(monkeypatch: pytest.MonkeyPatc
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     story = [line for line in lines if line.get("video_uid") == uid]
     steps = [
-        (line["status"], line.get("next_step"))
+        f"{line['status']}, next {line.get('next_step')}"
         for line in story
         if line["message"] == "Download" and line["download_type"] == "audio"
     ]
-    assert steps[0] == ("inprogress", "list")
-    assert steps[-1] == ("ready", "verify")
+    assert steps[0] == "inprogress, next list"
+    assert steps[-1] == "ready, next recheck"
 
 
 def test_a_backfill_does_not_hold_up_the_end_of_a_retention() -> None:
@@ -630,7 +675,7 @@ def test_a_backfill_does_not_hold_up_the_end_of_a_retention() -> None:
     world.clock.sleep(DAY)
     for _ in range(1000):
         old = world.simulator.upload(webhook_delays=(), generation_seconds=5.0)
-        world.downloads.add(requested(old, due_at=world.clock() - 60, lane=Lane.BACKFILL))
+        world.downloads.add(due(requested(old, lane=Lane.BACKFILL), world.clock() - 60))
     world.poll(50)
     assert row_of(world, uid).status is Status.DELETED
     assert any(row.status is Status.REQUESTED for row in rows(world))
@@ -643,8 +688,8 @@ def test_what_is_kept_after_all_does_not_count_as_ready_again() -> None:
     world.service = replace(world.service, retention=0.0)
     world.clock.sleep(DAY)
     assert world.poll().ready == 0
-    row = row_of(world, uid)
-    assert (row.status, row.step) == (Status.READY, Step.VERIFY)
+    assert row_of(world, uid).status is Status.READY
+    assert row_of(world, uid).step is Step.RECHECK
 
 
 def test_what_a_run_learns_is_there_for_the_next() -> None:
@@ -655,6 +700,16 @@ def test_what_a_run_learns_is_there_for_the_next() -> None:
     learned = world.service.pace()
     assert len(learned.samples[DEFAULT]) == 30
     assert learned.durations[DEFAULT].mean < World().service.pace().durations[DEFAULT].mean
+
+
+def test_a_download_that_is_not_done_teaches_that_downloads_take_longer() -> None:
+    world = World()
+    wanted(world, generation_seconds=1000.0)
+    world.poll()
+    world.clock.sleep(4 * MINUTE)
+    world.poll()
+    (sample,) = world.service.pace().samples[DEFAULT]
+    assert sample.longer_than >= 4 * MINUTE
 
 
 def test_a_pace_that_somebody_else_wrote_meanwhile_stands() -> None:
@@ -672,7 +727,6 @@ def test_the_ceiling_of_the_account_reaches_the_shared_budget() -> None:
     world.simulator.others_send(1100)
     wanted(world)
     world.poll()
-    other: Budget = world.webhook_service.budget
-    assert other.take(600, Asker.OPERATOR).count == int(0.9 * 99)
+    assert world.budget.take(600, Asker.OPERATOR).count == int(0.9 * 99)
     world.clock.sleep(WINDOW + DATE_ERROR)  # the header's reset
-    assert other.take(600, Asker.OPERATOR).count > 400
+    assert world.budget.take(600, Asker.OPERATOR).count > 400

@@ -1,15 +1,15 @@
-"""Every read and write of the downloads table, and the translation between row and item."""
+"""Reads and writes the downloads table. Every write is conditional."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from stream_downloads.adapters.download_item import Unreadable, from_item, number, to_item
 from stream_downloads.adapters.observability import logger
-from stream_downloads.domain.download import Download, DownloadType, Lane, Status, Step, iso_time
+from stream_downloads.domain.download import Download, DownloadType, Status
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -17,56 +17,9 @@ if TYPE_CHECKING:
 DUE_INDEX: Final = "due-index"
 STATUS_INDEX: Final = "status-index"
 
-# Instants that consumers read, as text; the service's own are numbers, in seconds.
-_TIMES: Final = ("requested_at", "updated_at", "ready_at")
-_ENUMS: Final[Mapping[str, type[DownloadType | Status | Lane | Step]]] = {
-    "download_type": DownloadType,
-    "status": Status,
-    "lane": Lane,
-    "step": Step,
-}
-# What only this service reads has a leading underscore in the item.
-_OWN: Final = frozenset(
-    {
-        "lane",
-        "step",
-        "due_at",
-        "version",
-        "attempts",
-        "recreations",
-        "created_at",
-        "sent_at",
-        "looked_at",
-        "refused_since",
-        "missing_since",
-        "reopens",
-    }
-)
-_NAMES: Final = tuple(field.name for field in fields(Download))
-_FLAGS: Final = frozenset({"requires_signed_url", "reopens"})
-_INTEGERS: Final = frozenset({"version", "attempts", "recreations"})
-_NUMBERS: Final = _INTEGERS | {
-    "percent_complete",
-    "duration_seconds",
-    "due_at",
-    "created_at",
-    "sent_at",
-    "looked_at",
-    "refused_since",
-    "missing_since",
-}
-# Longer text than this is cut: an item has its limit, and a title does not need it.
-_TEXT_AT_MOST: Final = 1024
-# Not in the item while they are as they begin.
-_BEGINS_AS: Final[Mapping[str, Any]] = {"attempts": 0, "recreations": 0, "reopens": False}
-
 
 class LostRace(Exception):
     """The row changed since it was read: nothing was written."""
-
-
-class Unreadable(ValueError):
-    """An item of the table is not one that this service wrote."""
 
 
 class Downloads(Protocol):
@@ -84,8 +37,8 @@ class Downloads(Protocol):
     def of_video(self, video_uid: str) -> list[Download]:
         """All rows of a video, read consistently."""
 
-    def due(self, queue: str, until: float, limit: int) -> list[Download]:
-        """The rows of a queue that are due by then, the oldest first."""
+    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+        """Yield the rows of a queue that are due by then, the oldest first."""
 
     def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
         """The keys of all rows with that status, those that have had it longest first."""
@@ -110,10 +63,20 @@ class DownloadsTable:
 
         Returns:
             None if it was written, or the row that is there already, which stays as it is.
+
+        Raises:
+            LostRace: a row stood in the way, and is gone again.
         """
         item = to_item(replace(row, version=1))
         there = self._put(item, "attribute_not_exists(#video_uid)", {"#video_uid": "video_uid"}, {})
-        return None if there is None else from_item(there)
+        if there is None:
+            return None
+        if there:
+            return from_item(there)
+        found = self.get(*row.key)  # the answer did not bring the row along
+        if found is None:
+            raise LostRace(f"{row.video_uid}/{row.download_type} was there, and is gone again")
+        return found
 
     def save(self, row: Download) -> Download:
         """Write a row over the version that it was read with.
@@ -152,26 +115,27 @@ class DownloadsTable:
         )
         return list(_readable(answer["Items"]))
 
-    def due(self, queue: str, until: float, limit: int) -> list[Download]:
-        """The rows of a queue that are due by then, the oldest first, at most ``limit``.
+    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+        """Yield the rows of a queue that are due by then, the oldest first.
 
         The index follows the table within a moment: a row can be older than the table's. The
         condition of ``save`` finds out.
+
+        Args:
+            queue: the partition of the index.
+            until: seconds since the epoch.
+            page: how many rows to read at a time.
         """
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table_name,
             IndexName=DUE_INDEX,
             KeyConditionExpression="#queue = :queue AND #due_at <= :until",
             ExpressionAttributeNames={"#queue": "_queue", "#due_at": "_due_at"},
-            ExpressionAttributeValues={":queue": {"S": queue}, ":until": {"N": _number(until)}},
-            PaginationConfig={"PageSize": limit},
+            ExpressionAttributeValues={":queue": {"S": queue}, ":until": number(until)},
+            PaginationConfig={"PageSize": page},
         )
-        rows: list[Download] = []
-        for page in pages:  # one, unless rows cannot be read
-            rows.extend(_readable(page["Items"]))
-            if len(rows) >= limit:
-                break
-        return rows[:limit]
+        for found in pages:
+            yield from _readable(found["Items"])
 
     def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
         """The keys of all rows with that status, those that have had it longest first."""
@@ -243,7 +207,7 @@ class DownloadsTable:
         names: dict[str, str],
         values: dict[str, Any],
     ) -> Mapping[str, Any] | None:
-        """Put the item on condition; the item that stood in the way, if one did."""
+        """Put the item on condition; return the item that stood in the way, if one did."""
         # A mark of its own: another's write of the same row in the same instant is not ours.
         item["_write"] = {"S": os.urandom(8).hex()}
         more: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
@@ -263,46 +227,6 @@ class DownloadsTable:
         return None
 
 
-def to_item(row: Download) -> dict[str, Any]:
-    """The row as a DynamoDB item; what it does not have is not in the item."""
-    item = {}
-    for name in _NAMES:
-        value = getattr(row, name)
-        if value is not None and value != _BEGINS_AS.get(name):
-            item[_attribute(name)] = _encoded(name, value)
-    if row.queue is not None:
-        item["_queue"] = {"S": row.queue}
-    return item
-
-
-def from_item(item: Mapping[str, Any]) -> Download:
-    """The row of a DynamoDB item; attributes that it does not know are left out.
-
-    Raises:
-        Unreadable: the item is not one that this service wrote.
-    """
-    try:
-        return Download(
-            **{
-                name: _decoded(name, item[_attribute(name)])
-                for name in _NAMES
-                if _attribute(name) in item
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"not a download: {error!r}") from error
-
-
-def consumers_view(row: Download) -> dict[str, Any]:
-    """The row as the table's consumers see it: without what is the service's own."""
-    values = {name: getattr(row, name) for name in _NAMES if name not in _OWN}
-    return {
-        name: iso_time(value) if name in _TIMES else value
-        for name, value in values.items()
-        if value is not None
-    }
-
-
 def _readable(items: list[dict[str, Any]]) -> Iterator[Download]:
     # One bad row blocks no other.
     for item in items:
@@ -311,33 +235,3 @@ def _readable(items: list[dict[str, Any]]) -> Iterator[Download]:
         except Unreadable as error:
             uid = item.get("video_uid", {}).get("S")
             logger.error("A row cannot be read", extra={"video_uid": uid, "reason": str(error)})
-
-
-def _attribute(name: str) -> str:
-    return f"_{name}" if name in _OWN else name
-
-
-def _encoded(name: str, value: Any) -> dict[str, Any]:
-    if name in _TIMES:
-        return {"S": iso_time(value)}
-    if name in _FLAGS:
-        return {"BOOL": value}
-    if name in _NUMBERS:
-        return {"N": _number(value)}
-    # Half a surrogate, which JSON can hold and DynamoDB cannot, becomes a question mark.
-    return {"S": value[:_TEXT_AT_MOST].encode(errors="replace").decode()}
-
-
-def _decoded(name: str, encoded: Mapping[str, Any]) -> Any:
-    if name in _FLAGS:
-        return encoded["BOOL"]
-    if name in _NUMBERS:
-        return int(encoded["N"]) if name in _INTEGERS else float(encoded["N"])
-    if name in _TIMES:
-        return datetime.fromisoformat(encoded["S"]).timestamp()
-    return _ENUMS[name](encoded["S"]) if name in _ENUMS else encoded["S"]
-
-
-def _number(value: float) -> str:
-    # DynamoDB gives numbers back without trailing zeros: write them so, to compare equal.
-    return f"{value:.3f}".rstrip("0").rstrip(".")

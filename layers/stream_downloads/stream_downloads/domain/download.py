@@ -1,9 +1,7 @@
-"""The row of one download and every transition it can make.
+"""The row of one download: the public fields that consumers read, and the work that is left.
 
-A row is one download of one video. ``status`` says what is true, ``step`` what has to be done
-next and ``due_at`` when. Every function here takes a row and what has just been learned, and
-gives the row that follows; a function that has nothing to change gives the same row back.
-Nothing here reads a clock, a table or a network. Times are seconds since the epoch, UTC.
+A row is one download of one video. ``status`` says what is true, ``work`` what to do next and
+when, ``creation`` what exists at Cloudflare. Times are seconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -12,18 +10,18 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 
 class DownloadType(StrEnum):
-    """What Cloudflare can make of a video: ``default`` is the MP4, ``audio`` the M4A."""
+    """The kinds of downloads at Cloudflare: ``default`` is the MP4, ``audio`` the M4A."""
 
     DEFAULT = "default"
     AUDIO = "audio"
 
 
 class Status(StrEnum):
-    """What is true of a download."""
+    """The state of a download."""
 
     REQUESTED = "requested"
     INPROGRESS = "inprogress"
@@ -34,24 +32,34 @@ class Status(StrEnum):
 
 
 class Step(StrEnum):
-    """What has to be done next; each step is one request to Cloudflare."""
+    """The next thing to do; each step is one request to Cloudflare."""
 
     CREATE = "create"
     LIST = "list"
-    CONFIRM = "confirm"  # ask for the video itself: is it there, and in what state?
+    GET_VIDEO = "get_video"  # is the video there, and in what state?
     DELETE = "delete"
-    VERIFY = "verify"  # list once more, long after it became ready: is it still there?
+    RECHECK = "recheck"  # list again, long after it became ready: is it still there?
+
+
+class TroubleKind(StrEnum):
+    """The ways in which a download can be held up."""
+
+    FAILING = "failing"  # requests fail for a passing reason: no answer, a 5xx
+    REFUSED = "refused"  # Cloudflare refuses the create or the delete
+    UNLISTED = "unlisted"  # lists do not show the download
+    VIDEO_UNKNOWN = "video_unknown"  # Cloudflare does not know the video
+    BAD_URL = "bad_url"  # the list says ready, with a URL that must not be published
 
 
 class Lane(StrEnum):
-    """Today's videos go before those of a backfill."""
+    """The priority of a row: downloads of today go before those of a backfill."""
 
     LIVE = "live"
     BACKFILL = "backfill"
 
 
 class ErrorCode(StrEnum):
-    """Our own codes, for ends that Cloudflare gives no code for."""
+    """Our own error codes, for failures that Cloudflare gives no code for."""
 
     VIDEO_FAILED = "video_failed"
     VIDEO_GONE = "video_gone"
@@ -63,18 +71,75 @@ class ErrorCode(StrEnum):
     DELETE_REFUSED = "delete_refused"
 
 
-class VideoFacts(NamedTuple):
-    """What a row repeats of its video, for the consumers."""
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A code and a message: Cloudflare's, or our own."""
 
-    requires_signed_url: bool | None = None
-    creator: str | None = None
-    name: str | None = None
-    duration_seconds: float | None = None
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """The problem that holds a download up.
+
+    Attributes:
+        kind: the kind of problem.
+        since: when it was first seen.
+        count: how often it was seen in a row; other work in between does not matter.
+        reason: what Cloudflare said last; the error of the row if the problem never ends.
+    """
+
+    kind: TroubleKind
+    since: float
+    count: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The next step of a row. A new one starts without failures and without trouble.
+
+    Attributes:
+        step: the request to send.
+        due_at: when to send it.
+        attempts: failures in a row of any kind; they decide how long the next pause is.
+        trouble: the problem that holds the download up, if one does.
+    """
+
+    step: Step
+    due_at: float
+    attempts: int = 0
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """The download at Cloudflare that a create has made, or may have made.
+
+    Attributes:
+        sent_at: when the create was sent.
+        accepted_at: when Cloudflare accepted it; None while that is unknown.
+        polled_at: when a list last answered for it; None before the first one.
+    """
+
+    sent_at: float
+    accepted_at: float | None = None
+    polled_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """One row of the downloads table."""
+    """One row of the downloads table.
+
+    Attributes:
+        work: the next step; None when there is nothing to do.
+        creation: None if nothing of ours exists at Cloudflare.
+        recreations: how often it was deleted and created again after Cloudflare failed to make it.
+        reopens: it ended because of the video: a webhook that says "ready" opens it again.
+        lane: its priority.
+        version: goes up by one with each write; every write is conditional on it.
+    """
 
     video_uid: str
     download_type: DownloadType
@@ -91,51 +156,46 @@ class Download:
     error_code: str | None = None
     error_message: str | None = None
 
+    work: Work | None = None
+    creation: Creation | None = None
+    recreations: int = 0
+    reopens: bool = False
     lane: Lane = Lane.LIVE
-    step: Step | None = None
-    due_at: float | None = None
     version: int = 0
-    attempts: int = 0  # failures of the present step in a row
-    recreations: int = 0  # how often it was deleted and created again after an error
-    created_at: float | None = None  # when Cloudflare accepted the create
-    sent_at: float | None = None  # when a create was sent of which nothing certain is known yet
-    looked_at: float | None = None  # when a list last showed it
-    refused_since: float | None = None  # since when Cloudflare refuses what we ask
-    missing_since: float | None = None  # since when Cloudflare does not know it
-    reopens: bool = False  # ended for the video's sake: a webhook may say that it is ready again
 
     @property
     def key(self) -> tuple[str, DownloadType]:
-        """The key of the row: video and type."""
+        """Return the key of the row: video and type."""
         return self.video_uid, self.download_type
 
     @property
-    def facts(self) -> VideoFacts:
-        """What the row repeats of its video."""
-        return VideoFacts(
-            requires_signed_url=self.requires_signed_url,
-            creator=self.creator,
-            name=self.name,
-            duration_seconds=self.duration_seconds,
-        )
+    def step(self) -> Step | None:
+        """Return the next step, or None when there is nothing to do."""
+        return self.work.step if self.work else None
+
+    @property
+    def due_at(self) -> float | None:
+        """Return when the next step is due, or None when there is nothing to do."""
+        return self.work.due_at if self.work else None
 
     @property
     def queue(self) -> str | None:
-        """The partition of the due index that the row waits in, or None with nothing to do."""
-        if self.step is None:
+        """Return the partition of the due index that the row waits in, None with nothing to do."""
+        if self.work is None:
             return None
-        if self.status is Status.READY and self.step is not Step.DELETE:
-            return UPKEEP_QUEUE
-        if self.status is Status.READY:  # its retention is a promise: it waits for no backfill
+        if self.status is not Status.READY:
+            return queue_name(self.lane, creates=self.work.step is Step.CREATE)
+        if self.work.step is Step.DELETE:  # its retention is over: it waits for no maintenance
             return queue_name(Lane.BACKFILL, creates=False)
-        return queue_name(self.lane, creates=self.step is Step.CREATE)
+        return MAINTENANCE_QUEUE
 
 
-UPKEEP_QUEUE: Final = "upkeep"
+# These names are stored in the rows.
+MAINTENANCE_QUEUE: Final = "upkeep"
 
 
 def queue_name(lane: Lane, *, creates: bool) -> str:
-    """Creates wait apart from the other steps, so that a backlog of one never hides the other."""
+    """Return the queue of a lane: creates wait apart, so that a backlog of one hides no other."""
     return f"{lane}-{'create' if creates else 'look'}"
 
 
@@ -143,19 +203,19 @@ _DOWNLOAD_URL: Final = re.compile(
     r"https://(?:[a-z0-9-]+\.)?(?:cloudflarestream\.com|videodelivery\.net)"
     r"/([0-9a-f]{32})/downloads/(default\.mp4|audio\.m4a)"
 )
+_FILE_NAMES: Final = {DownloadType.DEFAULT: "default.mp4", DownloadType.AUDIO: "audio.m4a"}
 
 
 def is_publishable(url: str, video_uid: str, download_type: DownloadType) -> bool:
-    """Whether this is a download URL of that video and type on a Cloudflare Stream host.
+    """Return True for a download URL of that video and type on a Cloudflare Stream host.
 
-    https alone, no port, no user information, no query. The hosts and the path are those of
+    It must be https, without port, user information or query. The hosts and the path are those of
     https://developers.cloudflare.com/stream/viewing-videos/download-videos/.
     """
     found = _DOWNLOAD_URL.fullmatch(url)
-    file_name = {DownloadType.DEFAULT: "default.mp4", DownloadType.AUDIO: "audio.m4a"}
-    return found is not None and found.groups() == (video_uid, file_name[download_type])
+    return found is not None and found.groups() == (video_uid, _FILE_NAMES[download_type])
 
 
 def iso_time(seconds: float) -> str:
-    """An instant as the consumers see it: ISO 8601, UTC, milliseconds, sorts as text."""
+    """Return a time as consumers see it: ISO 8601, UTC, milliseconds; it sorts as text."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

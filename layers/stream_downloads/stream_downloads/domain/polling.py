@@ -17,7 +17,7 @@ from itertools import islice
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_downloads.domain.download import Download, DownloadType, Lane, Status, Step
+from stream_downloads.domain.download import Download, DownloadType, Lane, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,10 +38,9 @@ LOOK_AFTER_AT_MOST_EVER: Final = 900.0
 AT_LEAST_OF_AGE: Final = 0.03
 AT_MOST_OF_AGE: Final = 0.2
 
-# A look is likely to succeed from this chance on. While creates wait, so many of them go before
-# each: with fewer, the mean URL is there sooner and the last one later.
-LIKELY: Final = 0.8
-CREATES_FOR_EACH_LOOK: Final = 2
+# While creates wait, so many of them go before each poll: with fewer, the mean URL is there sooner
+# and the last one later.
+CREATES_FOR_EACH_POLL: Final = 2
 
 # Under this percentage the noise says more than the figure. None of what follows is documented:
 # by how many points a percentage may be off, how many seconds pass before anything begins, and by
@@ -178,9 +177,12 @@ def first_sample(row: Download, percent: float | None, now: float) -> Sample | N
         percent: what the look found; 100 if it is ready.
         now: the time of the look.
     """
-    if row.created_at is None or row.looked_at is not None or row.recreations:
+    creation = row.creation
+    if creation is None or creation.accepted_at is None:
+        return None  # its age is unknown
+    if creation.polled_at is not None or row.recreations:
         return None
-    age = max(1.0, now - row.created_at)
+    age = max(1.0, now - creation.accepted_at)
     if percent is not None and percent >= 100:
         return Sample(0.0, age)
     if percent is None or percent < PERCENT_SAYS_SOMETHING:
@@ -190,7 +192,7 @@ def first_sample(row: Download, percent: float | None, now: float) -> Sample | N
     return Sample(max(age, least), most)
 
 
-def next_look(row: Download, percent: float | None, pace: Pace, now: float) -> float:
+def next_poll(row: Download, percent: float | None, pace: Pace, now: float) -> float:
     """When to look again.
 
     The rule is the same whether requests are plenty or scarce: what to spend a scarce one on is
@@ -202,56 +204,31 @@ def next_look(row: Download, percent: float | None, pace: Pace, now: float) -> f
         pace: how long recent downloads took.
         now: the time of the report.
     """
-    created_at = row.created_at if row.created_at is not None else now
-    age = max(0.0, now - created_at)
+    creation = row.creation
+    accepted_at = creation.accepted_at if creation else None
+    age = 0.0 if accepted_at is None else max(0.0, now - accepted_at)
     finish = _finish(row.download_type, percent, age, pace)
     silent = age > 0 and (percent or 0.0) < PERCENT_SAYS_SOMETHING
     wanted = _worth_a_look(finish, age, LOOK_COSTS_IN_SILENCE if silent else LOOK_COSTS) - age
     at_least = max(LOOK_AFTER_AT_LEAST, age * AT_LEAST_OF_AGE)
-    if row.looked_at is not None and _has_stalled(row, percent, now):
-        at_least = max(at_least, now - row.looked_at)  # no sooner than it was this time
+    if creation and creation.polled_at is not None and _has_stalled(row, percent, now):
+        at_least = max(at_least, now - creation.polled_at)  # no sooner than it was this time
     at_most = min(LOOK_AFTER_AT_MOST_EVER, max(LOOK_AFTER_AT_MOST, age * AT_MOST_OF_AGE))
     return now + min(at_most, max(at_least, wanted))
 
 
-def chance_ready(row: Download, pace: Pace, now: float) -> float:
-    """The chance, 0 to 1, that a look now finds it ready, given that the last one did not."""
-    if row.created_at is None:
-        return 1.0  # a create whose answer was lost: the look is needed, whatever it finds
-    if row.looked_at is not None and (row.due_at or 0.0) <= row.looked_at:
-        return 1.0  # the create's answer said that it is there already: a look is due at once
-    seen = 0.0 if row.looked_at is None else max(0.0, row.looked_at - row.created_at)
-    percent = None if row.looked_at is None else row.percent_complete
-    finish = _finish(row.download_type, percent, seen, pace)
-    before = _done_by(finish, seen)
-    left = 1.0 - before
-    if left < _NOTHING_LEFT:
-        return 1.0
-    return (_done_by(finish, max(seen, now - row.created_at)) - before) / left
+def plan(rows: Iterable[Download]) -> list[Download]:
+    """Return the due rows in the order in which to send their requests; requests may end first.
 
-
-def plan(rows: Iterable[Download], pace: Pace, now: float) -> list[Download]:
-    """The due rows, the one most worth a request first: requests may end before the rows do.
-
-    A look that finds a download ready ends it with one request, a create is only the first of
-    two: so looks that are likely to succeed should go first. But a download takes its time from
-    the create on, so the last to be created are the last to be ready: creates should go first.
-    They take turns. A look that is not likely to succeed comes last: its chance grows by itself.
-    Live rows go before those of a backfill.
+    Live rows go before those of a backfill. In each lane creates and polls take turns: a poll ends
+    a download, but a download takes its time from the create on.
     """
-    planned: list[Download] = []
     oldest_first = sorted(rows, key=lambda row: row.due_at or 0.0)
+    planned: list[Download] = []
     for lane in Lane:
         creates = [row for row in oldest_first if row.lane is lane and row.step is Step.CREATE]
-        others = [
-            (_chance_of_use(row, pace, now), row)
-            for row in oldest_first
-            if row.lane is lane and row.step is not Step.CREATE
-        ]
-        others.sort(key=lambda entry: -entry[0])
-        likely = [row for chance, row in others if chance >= LIKELY]
-        planned += _in_turns(likely, creates)
-        planned += [row for chance, row in others if chance < LIKELY]
+        others = [row for row in oldest_first if row.lane is lane and row.step is not Step.CREATE]
+        planned += _in_turns(creates, others)
     return planned
 
 
@@ -280,24 +257,20 @@ def _finish(kind: DownloadType, percent: float | None, age: float, pace: Pace) -
     return NormalDist(mean, total**-0.5)
 
 
-def _chance_of_use(row: Download, pace: Pace, now: float) -> float:
-    looks = row.step is Step.LIST and row.status is Status.INPROGRESS
-    return chance_ready(row, pace, now) if looks else 1.0
-
-
-def _in_turns(looks: Iterable[Download], creates: Iterable[Download]) -> Iterator[Download]:
-    look, create = iter(looks), iter(creates)
-    while turn := [*islice(create, CREATES_FOR_EACH_LOOK), *islice(look, 1)]:
+def _in_turns(creates: Iterable[Download], polls: Iterable[Download]) -> Iterator[Download]:
+    create, poll = iter(creates), iter(polls)
+    while turn := [*islice(create, CREATES_FOR_EACH_POLL), *islice(poll, 1)]:
         yield from turn
 
 
 def _has_stalled(row: Download, percent: float | None, now: float) -> bool:
-    """Whether the percentage grew less than half as fast as it had until the look before."""
-    if row.created_at is None or row.looked_at is None:
+    """Return True if the percentage grew less than half as fast as it had until the last poll."""
+    creation = row.creation
+    if creation is None or creation.accepted_at is None or creation.polled_at is None:
         return False
     before = row.percent_complete or 0.0
-    speed = before / max(1.0, row.looked_at - row.created_at)
-    return (percent or 0.0) - before <= speed / 2 * (now - row.looked_at)
+    speed = before / max(1.0, creation.polled_at - creation.accepted_at)
+    return (percent or 0.0) - before <= speed / 2 * (now - creation.polled_at)
 
 
 def _done_by(finish: NormalDist, age: float) -> float:

@@ -1,101 +1,83 @@
-"""Every transition that the row of a download can make. Pure: time is an argument."""
+"""Every transition of a download, in the order of its life.
+
+Each function takes a row and what was just learned, and returns the row that follows; where
+nothing changes it returns the same row. A new `Work` is empty: a transition that keeps failures or
+trouble says so. `Creation` outlives the work, and is dropped only when Cloudflare has nothing of
+ours any more.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from stream_downloads.domain.download import (
+    Creation,
     Download,
     DownloadType,
     ErrorCode,
     Lane,
+    Reason,
     Status,
     Step,
-    VideoFacts,
+    Trouble,
+    TroubleKind,
+    Work,
     is_publishable,
 )
+from stream_downloads.domain.video import Video
 
 DAY: Final = 86_400.0
-# A create that was sent is over by then, whatever became of it: the longest total limit of one
-# request, with room for the clocks of two functions.
+# A create has arrived or failed by then: the longest total limit of one request, and room for the
+# clocks of two functions.
 CREATE_SETTLES_AFTER: Final = 30.0
-# Cloudflare may not list a download at once after accepting it. No figure is published.
+# Cloudflare may list a download some time after accepting it. No figure is published.
 UNLISTED_GRACE: Final = 60.0
-# How long a video must stay unknown to Cloudflare before we believe that it is gone.
+# A video has to be unknown to Cloudflare for this long before it counts as gone.
 GONE_GRACE: Final = 3_600.0
 # The pauses before a download that Cloudflare reports as failed is deleted and created again.
 RECREATE_PAUSES: Final = (60.0, 300.0, 900.0)
-# A day of refusals holds over a hundred: with fewer than these, nobody asked for most of the day,
-# as when the credentials were refused or the gate was closed.
+# A day of refusals holds about a hundred. With fewer than these, most of the day had no requests,
+# as when the credentials were refused or Cloudflare's rate limit was reached.
 REFUSALS_AT_LEAST: Final = 20
-# The next create comes within this. If that is refused too, it is with Cloudflare's own words.
-WORDS_COME_WITHIN: Final = 3_600.0
 
 
-# --- Wishes: a webhook, reconciliation, or a person -------------------------------------------
+# --- Requested: by a webhook, by reconciliation or by an operator -----------------------------
 
 
 def request(
-    video_uid: str,
-    download_type: DownloadType,
-    now: float,
-    *,
-    facts: VideoFacts | None = None,
-    lane: Lane = Lane.LIVE,
+    video: Video, download_type: DownloadType, now: float, *, lane: Lane = Lane.LIVE
 ) -> Download:
-    """The intent: somebody wants this download, and nothing has been asked of Cloudflare yet."""
-    facts = facts or VideoFacts()
+    """Return the row of a download that is wanted from now on."""
     return Download(
-        video_uid=video_uid,
+        video_uid=video.uid,
         download_type=download_type,
         status=Status.REQUESTED,
         requested_at=now,
         updated_at=now,
+        requires_signed_url=video.requires_signed_url,
+        creator=video.creator,
+        name=video.name,
+        duration_seconds=video.duration_seconds,
+        work=Work(Step.CREATE, now),
         lane=lane,
-        step=Step.CREATE,
-        due_at=now,
-        requires_signed_url=facts.requires_signed_url,
-        creator=facts.creator,
-        name=facts.name,
-        duration_seconds=facts.duration_seconds,
     )
 
 
 def request_again(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
-    """Somebody wants a download that had ended, was being deleted, or waits in a backfill.
+    """Request a download that had ended or was being deleted; bring forward one of a backfill.
 
-    What is still at Cloudflare goes first: a delete that is under way could be carried out after
-    the create, and a create repeated over a failed download answers with the old failure.
+    What exists at Cloudflare is deleted first: a delete that is under way could be carried out
+    after the create, and a create over a failed download answers with the old failure.
     """
-    if row.status not in (Status.ERROR, Status.DELETING, Status.DELETED):
-        return _brought_forward(row, lane)
-    clear_first = row.status is Status.DELETING or _may_exist(row)
-    return replace(
-        row,
-        status=Status.REQUESTED,
-        requested_at=now,
-        updated_at=_later(row, now),
-        ready_at=None,
-        url=None,
-        percent_complete=None,
-        error_code=None,
-        error_message=None,
-        lane=lane,
-        step=Step.DELETE if clear_first else Step.CREATE,
-        due_at=_settled(row, now),
-        attempts=0,
-        recreations=0,
-        created_at=None,
-        looked_at=None,
-        refused_since=None,
-        missing_since=None,
-        reopens=False,
-    )
+    if row.status in (Status.ERROR, Status.DELETING, Status.DELETED):
+        return _requested_again(row, now, lane)
+    return _brought_forward(row, lane)
 
 
 def retry(row: Download, now: float) -> Download:
-    """Somebody wants what ended in ``error`` tried again: the delete if it was that, else all."""
+    """Try again what ended in ``error``: the delete if that was refused, else the whole request."""
     if row.status is not Status.ERROR:
         return row
     if row.error_code == ErrorCode.DELETE_REFUSED:
@@ -103,402 +85,386 @@ def retry(row: Download, now: float) -> Download:
     return request_again(row, now)
 
 
-def delete(row: Download, now: float) -> Download:
-    """Somebody wants the download gone, or its retention is over. The URL goes at once."""
-    if row.status in (Status.DELETING, Status.DELETED):
-        return row
-    return replace(
-        row,
-        status=Status.DELETING,
-        updated_at=_later(row, now),
-        ready_at=None,
-        url=None,
-        error_code=None,
-        error_message=None,
-        step=Step.DELETE,
-        due_at=_settled(row, now),
-        attempts=0,
-        refused_since=None,
-        missing_since=None,
-        reopens=False,
-    )
-
-
-# --- What webhooks say of a video that has a row ----------------------------------------------
-
-
 def video_is_ready(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
-    """The video is ready: only an end for the video's own sake is reopened.
-
-    A webhook brings forward what a backfill has found before it.
-    """
+    """Take in that the video is ready: a row that had ended because of the video opens again."""
     if row.reopens:
         return request_again(row, now, lane=lane)
     return _brought_forward(row, lane)
 
 
 def video_has_failed(row: Download, now: float) -> Download:
-    """A webhook says that the video failed. Webhooks come in any order: ask for the video."""
-    if row.status not in (Status.REQUESTED, Status.INPROGRESS) or row.step is Step.DELETE:
+    """Take in a webhook that says the video failed: check the video, as webhooks have no order."""
+    if row.work is None or row.status not in (Status.REQUESTED, Status.INPROGRESS):
         return row
-    return replace(row, step=Step.CONFIRM, due_at=now, attempts=0, missing_since=None)
+    if row.work.step is Step.DELETE:
+        return row
+    return replace(row, work=Work(Step.GET_VIDEO, now, trouble=row.work.trouble))
 
 
-def fail_video(row: Download, code: str | None, message: str | None, now: float) -> Download:
-    """The video itself failed. A later webhook can open the row again."""
-    ended = fail(row, code or ErrorCode.VIDEO_FAILED, message or "The video failed.", now)
-    return replace(ended, reopens=True)
+def fail_video(row: Download, video: Video, now: float) -> Download:
+    """End a row whose video failed. A webhook that says "ready" opens it again."""
+    code = video.error_code or ErrorCode.VIDEO_FAILED
+    reason = Reason(code, video.error_message or "The video failed.")
+    return replace(fail(row, reason, now), reopens=True)
 
 
 # --- Create -----------------------------------------------------------------------------------
 
 
 def create_sent(row: Download, now: float) -> Download:
-    """Written before a create leaves: if nothing is heard of it, a list comes next."""
-    return replace(row, step=Step.LIST, due_at=now + CREATE_SETTLES_AFTER, sent_at=now)
-
-
-def create_accepted(
-    row: Download, percent: float | None, look_at: float, now: float, *, was_there: bool = False
-) -> Download:
-    """Cloudflare took the create. Its answer never publishes, whatever it says.
-
-    ``was_there``: the download is older than this create, and says nothing of the pace.
-    """
-    return replace(
-        row,
-        status=Status.INPROGRESS,
-        updated_at=_later(row, now),
-        percent_complete=percent or 0.0,
-        step=Step.LIST,
-        due_at=look_at,
-        attempts=0,
-        created_at=now,
-        sent_at=None,
-        looked_at=now if was_there else None,
-        refused_since=None,
-        missing_since=None,
-    )
+    """Record a create before it is sent: unless an answer comes, a list has to follow."""
+    work = replace(_work(row), step=Step.LIST, due_at=now + CREATE_SETTLES_AFTER)
+    return replace(row, work=work, creation=Creation(sent_at=now))
 
 
 def create_not_sent(row: Download, due_at: float) -> Download:
-    """The create certainly never happened and Cloudflare said nothing against it."""
-    return replace(row, step=Step.CREATE, due_at=due_at, sent_at=None)
+    """Take a create back that certainly never left, or never arrived."""
+    work = replace(_work(row), step=Step.CREATE, due_at=due_at)
+    return replace(row, work=work, creation=None)
 
 
-def create_refused(row: Download, code: str, message: str, retry_at: float, now: float) -> Download:
-    """Cloudflare refused the create, as it does while a video is not ready: up to a day."""
-    row = replace(row, sent_at=None)
-    since = _since(row.refused_since, now)
-    if _refused_for_a_day(row, since, now):
-        return fail(row, code, message, now)
-    step = Step.CREATE if row.attempts % 2 == 0 else Step.CONFIRM
-    return replace(row, step=step, due_at=retry_at, attempts=row.attempts + 1, refused_since=since)
+def create_failed(row: Download, retry_at: float, reason: Reason, now: float) -> Download:
+    """Repeat a create that certainly never arrived, after a pause."""
+    return try_again(create_not_sent(row, retry_at), retry_at, reason, now)
 
 
-def try_again(row: Download, due_at: float) -> Download:
-    """The step failed for a passing reason: the same step again, later."""
-    return replace(row, due_at=due_at, attempts=row.attempts + 1)
+def create_accepted(
+    row: Download, percent: float | None, poll_at: float, now: float, *, was_there: bool = False
+) -> Download:
+    """Record that Cloudflare accepted the create. Its answer never publishes a URL.
+
+    Args:
+        row: with the create sent.
+        percent: what the answer says, 0 to 100.
+        poll_at: when to list it for the first time.
+        now: the time of the answer.
+        was_there: the download is older than this create, so that its age is unknown.
+    """
+    sent_at = row.creation.sent_at if row.creation else now
+    return _become(
+        row,
+        Status.INPROGRESS,
+        now,
+        percent_complete=percent or 0.0,
+        work=Work(Step.LIST, poll_at),
+        creation=Creation(sent_at, accepted_at=now, polled_at=now if was_there else None),
+    )
+
+
+def create_refused(row: Download, reason: Reason, retry_at: float, now: float) -> Download:
+    """Repeat a create that Cloudflare refused, as it does while a video is not ready, for a day.
+
+    From the second refusal on the video is checked in between: it may have failed.
+    """
+    trouble = _trouble(row, TroubleKind.REFUSED, reason, now)
+    row = replace(row, creation=None)
+    if _for_a_day(trouble, now):
+        return fail(row, reason, now)
+    step = Step.CREATE if trouble.count == 1 else Step.GET_VIDEO
+    return replace(row, work=_next_attempt(row, step, retry_at, trouble))
+
+
+def create_not_found(row: Download, reason: Reason, now: float) -> Download:
+    """Check the video of a create that was answered with 404: is it gone, or not ready yet?"""
+    trouble = _trouble(row, TroubleKind.REFUSED, reason, now)
+    row = replace(row, creation=None)
+    if _for_a_day(trouble, now):
+        return fail(row, reason, now)
+    return replace(row, work=_next_attempt(row, Step.GET_VIDEO, now, trouble))
+
+
+def try_again(row: Download, due_at: float, reason: Reason, now: float) -> Download:
+    """Repeat a step that failed for a passing reason. What held the row up before still does."""
+    trouble = _trouble(row, TroubleKind.FAILING, reason, now)
+    return replace(row, work=_next_attempt(row, _work(row).step, due_at, trouble))
 
 
 # --- List -------------------------------------------------------------------------------------
 
 
 def listed_in_progress(
-    row: Download, percent: float | None, look_at: float, now: float
+    row: Download, percent: float | None, poll_at: float, now: float
 ) -> Download:
-    """The list shows it on its way."""
-    created_at = row.created_at if row.created_at is not None else row.sent_at or now
-    if now - created_at >= DAY:
+    """Record the progress that a list shows. After a day without an end the row ends."""
+    creation = _listed(row, now)
+    if now - (creation.accepted_at or now) >= DAY:
         message = "Cloudflare has not finished this download in a day."
-        return fail(row, ErrorCode.NOT_READY_FOR_A_DAY, message, now)
+        return fail(row, Reason(ErrorCode.NOT_READY_FOR_A_DAY, message), now)
     if percent is None:
         percent = row.percent_complete or 0.0
-    unchanged = row.status is Status.INPROGRESS and percent == row.percent_complete
-    return replace(
-        row,
-        status=Status.INPROGRESS,
-        updated_at=row.updated_at if unchanged else _later(row, now),
-        percent_complete=percent,
-        step=Step.LIST,
-        due_at=look_at,
-        attempts=0,
-        created_at=created_at,
-        looked_at=now,
-        refused_since=None,
-        missing_since=None,
-    )
+    if row.status is not Status.INPROGRESS:  # a percentage alone does not move `updated_at`
+        row = _become(row, Status.INPROGRESS, now)
+    work = Work(Step.LIST, poll_at)
+    return replace(row, percent_complete=percent, work=work, creation=creation)
 
 
-def listed_ready(
-    row: Download, url: str, upkeep: tuple[Step, float] | None, now: float
-) -> Download:
-    """The list shows it ready: the one way by which a URL reaches the table.
+def listed_ready(row: Download, url: str, maintenance: Work, now: float) -> Download:
+    """Publish the URL of a download that a list shows as ready: the one way to a URL.
 
-    ``upkeep`` is what to do with the ready download one day, and when.
+    Args:
+        row: of a download that Cloudflare has.
+        url: as listed.
+        maintenance: what to do with the ready download later.
+        now: the time of the list.
 
     Raises:
         ValueError: the URL is not one of this video and type on a Cloudflare Stream host.
     """
     if not is_publishable(url, row.video_uid, row.download_type):
         raise ValueError("not a download URL of this video and type on a Cloudflare Stream host")
-    was_ready = row.status is Status.READY and row.url == url
-    return replace(
+    creation = _listed(row, now)
+    if row.status is Status.READY and row.url == url:
+        return replace(row, work=maintenance, creation=creation)
+    row = _become(
         row,
-        status=Status.READY,
+        Status.READY,
+        now,
         url=url,
         percent_complete=100.0,
-        ready_at=row.ready_at if was_ready else now,
-        updated_at=row.updated_at if was_ready else _later(row, now),
-        error_code=None,
-        error_message=None,
-        step=upkeep[0] if upkeep else None,
-        due_at=upkeep[1] if upkeep else None,
-        attempts=0,
-        looked_at=now,
-        refused_since=None,
-        missing_since=None,
+        work=maintenance,
+        creation=creation,
     )
+    return replace(row, ready_at=row.updated_at)
 
 
-def keep(row: Download, step: Step, due_at: float) -> Download:
-    """A ready download was to be deleted, but its retention has been changed since."""
-    return replace(row, step=step, due_at=due_at, attempts=0)
+def reschedule(row: Download, maintenance: Work) -> Download:
+    """Keep a ready download that was to be deleted: its retention has been changed since."""
+    return replace(row, work=maintenance)
 
 
-def listed_with_bad_url(row: Download, retry_at: float, now: float) -> Download:
-    """The list says ready with a URL that must not be published: wait for a good one, for a day."""
-    since = _since(row.refused_since, now)
-    if _refused_for_a_day(row, since, now):
-        message = "Cloudflare reports the download as ready with a URL that is not one of its own."
-        return fail(row, ErrorCode.URL_REFUSED, message, now)
-    return replace(row, due_at=retry_at, attempts=row.attempts + 1, refused_since=since)
+def listed_with_bad_url(row: Download, retry_at: float, maintenance: Work, now: float) -> Download:
+    """Wait for a good URL, for a day. A download that is ready keeps the URL that it has."""
+    message = "Cloudflare reports the download as ready with a URL that is not one of its own."
+    reason = Reason(ErrorCode.URL_REFUSED, message)
+    trouble = _trouble(row, TroubleKind.BAD_URL, reason, now)
+    row = replace(row, creation=_listed(row, now))
+    if row.status is Status.READY:
+        return replace(row, work=replace(maintenance, trouble=trouble))
+    if _for_a_day(trouble, now):
+        return fail(row, reason, now)
+    return replace(row, work=_next_attempt(row, Step.LIST, retry_at, trouble))
 
 
 def listed_failed(row: Download, now: float) -> Download:
-    """The list shows an error: delete and create again, with growing pauses, then give up."""
+    """Delete a download that Cloudflare failed to make, to create it again; give up at last."""
+    row = replace(row, creation=_listed(row, now))
     if row.recreations >= len(RECREATE_PAUSES):
         message = f"Cloudflare could not make this download in {row.recreations + 1} attempts."
-        return fail(row, ErrorCode.DOWNLOAD_FAILED, message, now)
-    return replace(
-        row,
-        step=Step.DELETE,
-        due_at=now + RECREATE_PAUSES[row.recreations],
-        attempts=0,
-        recreations=row.recreations + 1,
-        looked_at=now,
-    )
+        return fail(row, Reason(ErrorCode.DOWNLOAD_FAILED, message), now)
+    work = Work(Step.DELETE, now + RECREATE_PAUSES[row.recreations])
+    return replace(row, work=work, recreations=row.recreations + 1)
 
 
 def unlisted(row: Download, now: float) -> Download:
-    """The list does not show it: the create never happened, or the download is gone again."""
-    since = _since(row.missing_since, now)
-    ready = row.status is Status.READY
-    if (ready or row.created_at is not None) and now - since < UNLISTED_GRACE:
-        return replace(row, due_at=since + UNLISTED_GRACE, looked_at=now, missing_since=since)
-    if ready:
-        return replace(
-            row,
-            step=Step.CONFIRM,
-            due_at=now,
-            attempts=0,
-            looked_at=now,
-            refused_since=since,
-            missing_since=None,
-        )
-    if row.created_at is None:
-        if now < _settled(row, now):
-            return row
-        # Each create that was lost counts, so that the next one waits longer.
-        return replace(row, step=Step.CREATE, due_at=now, sent_at=None, missing_since=None)
-    return _create_anew(row, now)
+    """Take in a list that does not show the download.
 
-
-# --- Confirm: the video itself ----------------------------------------------------------------
-
-
-def list_not_found(row: Download, now: float) -> Download:
-    """The list of a video's downloads is not there, which may mean that there are none."""
-    return replace(not_found(row, now), looked_at=now)
-
-
-def not_found(row: Download, now: float) -> Download:
-    """Cloudflare does not know what we asked for: is it the video, or only its downloads?"""
-    return replace(
-        row,
-        step=Step.CONFIRM,
-        due_at=now,
-        sent_at=None,
-        refused_since=_since(row.refused_since, now),
-        missing_since=None,
-    )
-
-
-def video_found(row: Download, facts: VideoFacts, retry_at: float, now: float) -> Download:
-    """The video is there and did not fail.
-
-    If its download may be there too, only lists tell that it is not: one, and one more after a
-    grace. Then what is missing is the download: ask for it.
+    A create that was never confirmed is repeated. Anything that Cloudflare had accepted must be
+    missing from two lists, a grace apart; then a ready download's video is checked, and any other
+    is created again.
     """
-    row = _with_facts(row, facts, now)
-    ready = row.status is Status.READY
-    if (ready or _may_exist(row)) and not _is_missing(row):
-        step = Step.VERIFY if ready else Step.LIST
-        due_at = max(now, _tells_from(row))
-        return replace(row, step=step, due_at=due_at, attempts=0, missing_since=None)
-    if ready:
-        vanished = replace(row, status=Status.DELETED, created_at=None, sent_at=None)
-        return request_again(vanished, now, lane=row.lane)
-    since = _since(row.refused_since, now)
-    if _refused_for_a_day(row, since + WORDS_COME_WITHIN, now):
-        message = "Cloudflare has the video, but refused this download for a day."
-        return fail(row, ErrorCode.REFUSED, message, now)
-    if row.created_at is not None:
-        return _create_anew(row, now)
-    return replace(
-        row,
-        step=Step.CREATE,
-        due_at=retry_at,
-        attempts=row.attempts + 1,
-        sent_at=None,
-        missing_since=None,
-    )
+    if row.creation and row.creation.accepted_at is None and row.status is not Status.READY:
+        if now < _settled(row, now):
+            return row  # the create may still be on its way
+        return create_not_sent(row, now)
+    message = "Cloudflare does not list this download."
+    reason = Reason(ErrorCode.DOWNLOAD_FAILED, message)
+    trouble = _trouble(row, TroubleKind.UNLISTED, reason, now)
+    row = replace(row, creation=_polled(row, now))
+    step = _work(row).step
+    if now - trouble.since < UNLISTED_GRACE:
+        return replace(row, work=Work(step, trouble.since + UNLISTED_GRACE, trouble=trouble))
+    if row.status is Status.READY:
+        return replace(row, work=Work(Step.GET_VIDEO, now, trouble=trouble))
+    if row.recreations >= len(RECREATE_PAUSES):
+        message = f"Cloudflare took {row.recreations + 1} creates and shows no download."
+        return fail(row, Reason(ErrorCode.DOWNLOAD_FAILED, message), now)
+    return replace(row, work=Work(Step.CREATE, now), creation=None, recreations=row.recreations + 1)
 
 
-def video_not_found(row: Download, now: float) -> Download:
-    """The video is not there: believe it after a grace, and a second look."""
-    since = _since(row.missing_since, now)
-    if now - since < GONE_GRACE:
-        return replace(row, step=Step.CONFIRM, due_at=since + GONE_GRACE, missing_since=since)
+# --- The video itself -------------------------------------------------------------------------
+
+
+def video_found(row: Download, video: Video, retry_at: float, now: float) -> Download:
+    """Go on with a row whose video exists and did not fail.
+
+    A ready download that two lists did not show is gone, and is requested again. If the video was
+    unknown meanwhile, lists have to tell once more.
+    """
+    row = _with_facts(row, video, now)
+    work = _work(row)
+    trouble = work.trouble
+    if trouble and trouble.kind in (TroubleKind.VIDEO_UNKNOWN, TroubleKind.FAILING):
+        trouble = None
+    if row.status is Status.READY:
+        if trouble is None or trouble.kind is not TroubleKind.UNLISTED:
+            return replace(row, work=Work(Step.RECHECK, now, trouble=trouble))
+        return _requested_again(replace(row, creation=None), now, row.lane)
+    if row.creation is not None:
+        return replace(row, work=Work(Step.LIST, _settled(row, now), trouble=trouble))
+    return replace(row, work=Work(Step.CREATE, retry_at, work.attempts, trouble))
+
+
+def video_not_found(row: Download, reason: Reason, now: float) -> Download:
+    """Check once more, after a grace, that the video is gone; then end the row."""
+    trouble = _trouble(row, TroubleKind.VIDEO_UNKNOWN, reason, now)
+    if now - trouble.since < GONE_GRACE:
+        work = Work(Step.GET_VIDEO, trouble.since + GONE_GRACE, trouble=trouble)
+        return replace(row, work=work)
     if row.status is Status.READY:
         return deleted(delete(row, now), now)
-    ended = fail(row, ErrorCode.VIDEO_GONE, "Cloudflare does not know this video any more.", now)
-    return replace(ended, reopens=True)
+    gone = Reason(ErrorCode.VIDEO_GONE, "Cloudflare does not know this video any more.")
+    return replace(fail(row, gone, now), reopens=True)
 
 
 # --- Delete -----------------------------------------------------------------------------------
 
 
-def delete_refused(row: Download, code: str, message: str, retry_at: float, now: float) -> Download:
-    """Cloudflare refused the delete: try for a day, then say so."""
-    since = _since(row.refused_since, now)
-    if _refused_for_a_day(row, since, now):
-        if row.status is Status.DELETING:  # else it was to be made anew
-            message = f"Cloudflare refused to delete it for a day: {code} {message}"
-            code = ErrorCode.DELETE_REFUSED
-        return fail(row, code, message, now)
-    return replace(row, due_at=retry_at, attempts=row.attempts + 1, refused_since=since)
+def delete(row: Download, now: float) -> Download:
+    """Delete a download, on request or at the end of its retention. The URL is removed at once."""
+    if row.status in (Status.DELETING, Status.DELETED):
+        return row
+    return _become(row, Status.DELETING, now, work=Work(Step.DELETE, _settled(row, now)))
+
+
+def delete_refused(row: Download, reason: Reason, retry_at: float, now: float) -> Download:
+    """Repeat a delete that Cloudflare refused, for a day."""
+    trouble = _trouble(row, TroubleKind.REFUSED, reason, now)
+    if not _for_a_day(trouble, now):
+        return replace(row, work=_next_attempt(row, Step.DELETE, retry_at, trouble))
+    if row.status is Status.DELETING:  # else it was deleted only to be created again
+        message = f"Cloudflare refused to delete it for a day: {reason.code} {reason.message}"
+        reason = Reason(ErrorCode.DELETE_REFUSED, message)
+    return fail(row, reason, now)
 
 
 def deleted(row: Download, now: float) -> Download:
-    """Cloudflare deleted it, or had nothing to delete. A tombstone stays, unless it is wanted."""
+    """Record that the download is gone from Cloudflare, and create it again if it is wanted.
+
+    A deleted row stays, so that only a new request brings the download back.
+    """
     if row.status is not Status.DELETING:
-        return replace(
-            row,
-            step=Step.CREATE,
-            due_at=now,
-            attempts=0,
-            created_at=None,
-            sent_at=None,
-            looked_at=None,
-        )
-    return replace(
+        return replace(row, work=Work(Step.CREATE, now), creation=None)
+    return _become(row, Status.DELETED, now, percent_complete=None, work=None, creation=None)
+
+
+# --- Error ------------------------------------------------------------------------------------
+
+
+def fail(row: Download, reason: Reason, now: float) -> Download:
+    """End a row that waiting cannot fix. What exists at Cloudflare is remembered for a retry."""
+    return _become(
         row,
-        status=Status.DELETED,
-        updated_at=_later(row, now),
-        percent_complete=None,
-        step=None,
-        due_at=None,
-        attempts=0,
-        created_at=None,
-        sent_at=None,
-        looked_at=None,
-        refused_since=None,
-        missing_since=None,
+        Status.ERROR,
+        now,
+        error_code=reason.code,
+        error_message=reason.message,
+        work=None,
     )
 
 
-# --- The end ----------------------------------------------------------------------------------
+# --- What the transitions share ---------------------------------------------------------------
 
 
-def fail(row: Download, code: str, message: str, now: float) -> Download:
-    """Waiting cannot mend it: the row ends in ``error``, with a reason."""
-    return replace(
+def _become(row: Download, status: Status, now: float, **changes: Any) -> Download:
+    """Return the row with another status, and without the public fields of the old one."""
+    cleared = {
+        "url": None,
+        "ready_at": None,
+        "error_code": None,
+        "error_message": None,
+        "reopens": False,
+    }
+    return replace(row, status=status, updated_at=_later(row, now), **(cleared | changes))
+
+
+def _later(row: Download, now: float) -> float:
+    """Return the time of a change: whole milliseconds, as consumers see it, and always growing.
+
+    The clocks of two functions differ, and consumers order the changes of a row by this time.
+    """
+    milliseconds = max(math.floor(now * 1000), round(row.updated_at * 1000) + 1)
+    return milliseconds / 1000
+
+
+def _work(row: Download) -> Work:
+    """Return the work of a row that is being processed."""
+    if row.work is None:
+        raise ValueError(f"{row.video_uid}/{row.download_type} has nothing to do")
+    return row.work
+
+
+def _next_attempt(row: Download, step: Step, due_at: float, trouble: Trouble) -> Work:
+    """Return the work after a failure, with one more attempt counted."""
+    return Work(step, due_at, _work(row).attempts + 1, trouble)
+
+
+def _trouble(row: Download, kind: TroubleKind, reason: Reason, now: float) -> Trouble:
+    """Return the trouble of a row after it was met again.
+
+    The same kind goes on; another kind starts now. A passing failure displaces nothing: otherwise
+    a refused create of which some requests fail would never end.
+    """
+    before = row.work.trouble if row.work else None
+    if before and before.kind is kind:
+        return Trouble(kind, before.since, before.count + 1, reason)
+    if before and kind is TroubleKind.FAILING:
+        return before
+    return Trouble(kind, now, 1, reason)
+
+
+def _for_a_day(trouble: Trouble, now: float) -> bool:
+    return now - trouble.since >= DAY and trouble.count >= REFUSALS_AT_LEAST
+
+
+def _polled(row: Download, now: float) -> Creation:
+    """Return the creation of a row after a list, whatever the list showed."""
+    return replace(row.creation or Creation(sent_at=now), polled_at=now)
+
+
+def _listed(row: Download, now: float) -> Creation:
+    """Return the creation of a row after a list that shows it, and so confirms the create."""
+    creation = _polled(row, now)
+    return replace(creation, accepted_at=creation.accepted_at or creation.sent_at)
+
+
+def _settled(row: Download, now: float) -> float:
+    """Return the time from which no create of this row can still be on its way."""
+    if row.creation is None or row.creation.accepted_at is not None:
+        return now
+    return max(now, row.creation.sent_at + CREATE_SETTLES_AFTER)
+
+
+def _requested_again(row: Download, now: float, lane: Lane) -> Download:
+    """Return the row as requested now; what may exist at Cloudflare is deleted first."""
+    clear_first = row.status is Status.DELETING or row.creation is not None
+    step = Step.DELETE if clear_first else Step.CREATE
+    return _become(
         row,
-        status=Status.ERROR,
-        updated_at=_later(row, now),
-        ready_at=None,
-        url=None,
-        error_code=code,
-        error_message=message,
-        step=None,
-        due_at=None,
-        attempts=0,
-        refused_since=None,
-        missing_since=None,
+        Status.REQUESTED,
+        now,
+        requested_at=now,
+        percent_complete=None,
+        work=Work(step, _settled(row, now)),
+        recreations=0,
+        lane=lane,
     )
 
 
 def _brought_forward(row: Download, lane: Lane) -> Download:
-    # Whoever asks today does not wait behind a backfill.
+    """Return the row in the live lane if it waits in a backfill and is wanted sooner."""
     waits = row.status in (Status.REQUESTED, Status.INPROGRESS) and row.lane is Lane.BACKFILL
     return replace(row, lane=lane) if waits and lane is Lane.LIVE else row
 
 
-def _with_facts(row: Download, facts: VideoFacts, now: float) -> Download:
-    known = {name: value for name, value in facts._asdict().items() if value is not None}
-    updated = replace(row, **known)
-    return updated if updated == row else replace(updated, updated_at=_later(row, now))
-
-
-def _create_anew(row: Download, now: float) -> Download:
-    # Cloudflare took the create, but the download is gone, or never came.
-    if row.recreations >= len(RECREATE_PAUSES):
-        message = f"Cloudflare took {row.recreations + 1} creates and shows no download."
-        return fail(row, ErrorCode.DOWNLOAD_FAILED, message, now)
-    return replace(
+def _with_facts(row: Download, video: Video, now: float) -> Download:
+    """Return the row with what is known of its video."""
+    signed = video.requires_signed_url
+    duration = video.duration_seconds
+    updated = replace(
         row,
-        step=Step.CREATE,
-        due_at=now,
-        attempts=0,
-        recreations=row.recreations + 1,
-        created_at=None,
-        sent_at=None,
-        looked_at=None,
-        missing_since=None,
+        requires_signed_url=row.requires_signed_url if signed is None else signed,
+        creator=video.creator or row.creator,
+        name=video.name or row.name,
+        duration_seconds=row.duration_seconds if duration is None else duration,
     )
-
-
-def _may_exist(row: Download) -> bool:
-    # Cloudflare took a create, or may have taken one.
-    return row.created_at is not None or row.sent_at is not None
-
-
-def _is_missing(row: Download) -> bool:
-    # The last list did not show it, and came late enough to tell.
-    asked = row.refused_since is not None and row.looked_at is not None
-    return asked and (row.looked_at or 0.0) >= _tells_from(row)
-
-
-def _tells_from(row: Download) -> float:
-    # From when on a list that does not show the download tells that it is not there.
-    grace = 0.0 if row.refused_since is None else row.refused_since + UNLISTED_GRACE
-    return max(grace, _settled(row, 0.0))
-
-
-def _refused_for_a_day(row: Download, since: float, now: float) -> bool:
-    return now - since >= DAY and row.attempts >= REFUSALS_AT_LEAST
-
-
-def _settled(row: Download, now: float) -> float:
-    # A delete waits for a create that may still be on its way, or it would be made again.
-    return now if row.sent_at is None else max(now, row.sent_at + CREATE_SETTLES_AFTER)
-
-
-def _since(since: float | None, now: float) -> float:
-    return now if since is None else since
-
-
-def _later(row: Download, now: float) -> float:
-    # Two functions' clocks may differ: the row's own time never goes back.
-    return max(row.updated_at, now)
+    return row if updated == row else replace(updated, updated_at=_later(row, now))

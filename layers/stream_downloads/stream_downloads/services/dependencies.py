@@ -16,7 +16,8 @@ from stream_downloads.adapters.shared_state import Budget, Control, ControlTable
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.polling import PACE, Pace
-from stream_downloads.services.steps import Advancer
+from stream_downloads.services.gateway import Gateway
+from stream_downloads.services.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +39,7 @@ class Service:
 
     downloads: Downloads
     control: Control
-    budget: Budget
-    credentials: ApiCredentials
-    stream: StreamClient
+    gateway: Gateway
     download_types: tuple[DownloadType, ...]
     retention: float = 0.0
     clock: Callable[[], float] = time.time
@@ -62,36 +61,33 @@ class Service:
         budget = Budget(control, int(os.environ["CLOUDFLARE_REQUEST_LIMIT"]))
         secret_arn = os.environ["CLOUDFLARE_SECRET_ARN"]
         credentials = ApiCredentials(aws.secrets_client(secret_arn), secret_arn)
+        stream = StreamClient(
+            os.environ["CLOUDFLARE_ACCOUNT_ID"],
+            base_url=os.environ["CLOUDFLARE_API_BASE_URL"],
+            authorization=credentials.headers,
+            credentials_from=f"the secret {secret_arn}",
+            on_rate_limit=budget.observe,
+        )
         return cls(
             downloads=DownloadsTable(dynamodb, os.environ["TABLE_NAME"]),
             control=control,
-            budget=budget,
-            credentials=credentials,
-            stream=StreamClient(
-                os.environ["CLOUDFLARE_ACCOUNT_ID"],
-                base_url=os.environ["CLOUDFLARE_API_BASE_URL"],
-                authorization=credentials.headers,
-                credentials_from=f"the secret {secret_arn}",
-                on_rate_limit=budget.observe,
-            ),
+            gateway=Gateway(budget, credentials, stream),
             download_types=download_types(os.environ["DOWNLOAD_TYPES"]),
             retention=float(os.environ["RETENTION_DAYS"]) * 86_400,
         )
 
-    def advancer(self) -> Advancer:
-        """What takes a row one step further."""
-        return Advancer(
+    def steps(self) -> Steps:
+        """Return what performs the next step of a row."""
+        return Steps(
             downloads=self.downloads,
-            stream=self.stream,
-            credentials=self.credentials,
-            budget=self.budget,
+            gateway=self.gateway,
             retention=self.retention,
             clock=self.clock,
             jitter=self.jitter,
         )
 
     def pace(self) -> Pace:
-        """How long recent downloads took."""
+        """Read how long recent downloads took."""
         return Pace.parse(self.control.read(PACE).value)
 
 

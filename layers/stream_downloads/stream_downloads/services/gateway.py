@@ -1,94 +1,174 @@
-"""One request on somebody's behalf, now: within the budget, counted, or a reason why not."""
+"""Sends every request to Cloudflare, within the limit that all functions share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from stream_downloads.adapters.observability import Metric, record
+from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.stream_api import RefusalKind, Refused
 from stream_downloads.domain.download import iso_time
 from stream_downloads.domain.request_budget import Asker
 
 if TYPE_CHECKING:
-    from stream_downloads.adapters.shared_state import Grant
-    from stream_downloads.services.dependencies import Service
+    from stream_downloads.adapters.secrets import ApiCredentials
+    from stream_downloads.adapters.shared_state import Budget, Grant
+    from stream_downloads.adapters.stream_api import StreamClient
 
-Result_co = TypeVar("Result_co", covariant=True)
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
+# The total limit of a request that a caller waits for.
 CALL_SECONDS: Final = 8.0
-_TRIES: Final = 3
 
 
 class NotNow(Exception):
-    """The shared allowance has no request left for this now; the text says when to try again."""
+    """The shared limit leaves no request for this now; the text says when to try again."""
 
 
-class Send(Protocol[Result_co]):
-    """A call of the API that still lacks its limit."""
+class SendAgain(Exception):
+    """The request had no effect, and can be sent again under a new grant.
 
-    def __call__(self, *, seconds: float) -> Result_co:
-        """Send it; ``seconds`` is its limit in all."""
-
-
-def ask(
-    service: Service, send: Send[Result_co], call: str, seconds: float = CALL_SECONDS
-) -> Result_co:
-    """Send one request; once more if Cloudflare refused credentials that have changed since.
-
-    Args:
-        service: the parts of the service.
-        send: the call.
-        call: its name, for the metrics.
-        seconds: the limit of one request.
-
-    Raises:
-        NotNow: the shared allowance is used up, or the gate is closed.
-        CloudflareError: Cloudflare was not reached, or refused.
-        SecretUnavailable: the credentials for Cloudflare cannot be used.
+    The grant had run out, or Cloudflare refused credentials that have changed since.
     """
-    try:
-        return _ask_once(service, send, call, seconds)
-    except Refused as refusal:
-        if refusal.kind is not RefusalKind.CREDENTIALS:
+
+
+class Gateway:
+    """The way to Cloudflare. Safe in threads.
+
+    Attributes:
+        stream: the API, whose methods are what can be sent.
+        sent: how many requests were sent through this gateway.
+    """
+
+    def __init__(self, budget: Budget, credentials: ApiCredentials, stream: StreamClient) -> None:
+        """Take the parts of which only the gateway makes use."""
+        self.stream = stream
+        self.sent = 0
+        self._budget = budget
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._refreshed_under: Grant | None = None
+
+    def permit(self, wanted: int, asker: Asker, *, leave: float = 0.0) -> Grant:
+        """Reserve up to ``wanted`` requests of the shared limit; fewer, or none, may be granted.
+
+        Args:
+            wanted: how many, at least 1.
+            asker: for whom.
+            leave: the part of the limit, 0 to 1, that this kind of work leaves to others.
+
+        Raises:
+            SecretUnavailable: the credentials for Cloudflare cannot be used.
+            botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
+        """
+        self._headers()  # reading the secret may take longer than a grant holds
+        return self._budget.take(wanted, asker, leave=leave)
+
+    def send(
+        self, grant: Grant, call: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        """Send one request under a grant.
+
+        A 429 closes the gate for all functions. Refused credentials are read again.
+
+        Args:
+            grant: with a request that has not been sent yet.
+            call: a method of ``stream``; its name is the dimension of the metric.
+            args: its arguments.
+            kwargs: its arguments.
+
+        Raises:
+            SendAgain: it has to be sent again under a new grant.
+            CloudflareError: Cloudflare was not reached, or refused.
+            SecretUnavailable: the credentials for Cloudflare cannot be used.
+        """
+        headers = self._headers()
+        if not self._budget.is_current(grant):
+            raise SendAgain("The grant had run out.")
+        outcome = "not_reached"
+        try:
+            result = call(*args, **kwargs)
+            outcome = "ok"
+        except Refused as refusal:
+            outcome = refusal.kind
+            self._take_in(refusal, grant, headers)
             raise
-        if not service.credentials.refresh():
+        finally:
+            self._count(call.__name__, outcome)
+        return result
+
+    def ask(self, call: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Send one request that a caller waits for.
+
+        Args:
+            call: a method of ``stream``.
+            args: its arguments.
+            kwargs: its arguments.
+
+        Raises:
+            NotNow: the shared limit leaves no request, or Cloudflare's rate limit was reached.
+            CloudflareError: Cloudflare was not reached, or refused.
+            SecretUnavailable: the credentials for Cloudflare cannot be used.
+        """
+        for _ in range(2):  # with fresh credentials, if they were refused and have changed
+            try:
+                return self.send(self._permit_now(), call, *args, **kwargs)
+            except SendAgain:
+                continue
+            finally:
+                self.settle()
+        raise NotNow("The request could not be sent in time: try again.")
+
+    def settle(self) -> None:
+        """Share what the last answers said about the limit of the account."""
+        self._budget.settle()
+
+    def used(self) -> tuple[int, int, float | None]:
+        """Return the requests of the last five minutes, the limit, and the end of a 429 block."""
+        state = self._budget.state()
+        return state["used"], state["limit"], state["blocked_until"]
+
+    def refresh_credentials(self) -> bool:
+        """Read the credentials again, now; return True if they have changed."""
+        return self._credentials.refresh()
+
+    def _permit_now(self) -> Grant:
+        grant = self.permit(1, Asker.OPERATOR)
+        if grant.count:
+            return grant
+        if grant.blocked_until:
+            until = iso_time(grant.blocked_until)
+            raise NotNow(f"Cloudflare's rate limit was reached: try again after {until}.")
+        if grant.contended:
+            raise NotNow("Many functions send requests at this moment: try again.")
+        raise NotNow("The requests of these five minutes are used up: try again in a minute.")
+
+    def _take_in(self, refusal: Refused, grant: Grant, headers: Mapping[str, str]) -> None:
+        """Act on a refusal that concerns all requests."""
+        if refusal.kind is RefusalKind.THROTTLED:
+            self._budget.close(refusal.retry_after)
+            record(Metric.GATE_CLOSED)
+        elif refusal.kind is RefusalKind.CREDENTIALS:
+            with self._lock:  # of the refusals under one grant, the first reads the secret
+                changed = self._headers() != headers
+                if not changed and self._refreshed_under is not grant:
+                    self._refreshed_under = grant
+                    changed = self._credentials.refresh()
+            if changed:
+                raise SendAgain("The credentials have changed.") from refusal
+            record(Metric.CREDENTIALS_REFUSED)
+
+    def _headers(self) -> Mapping[str, str]:
+        try:
+            return self._credentials.headers()
+        except SecretUnavailable:
             record(Metric.CREDENTIALS_REFUSED)
             raise
-    return _ask_once(service, send, call, seconds)
 
-
-def _ask_once(service: Service, send: Send[Result_co], call: str, seconds: float) -> Result_co:
-    service.credentials.headers()  # to read a secret may take longer than a grant holds
-    _take(service)
-    outcome = "not_reached"
-    try:
-        result = send(seconds=seconds)
-        outcome = "ok"
-    except Refused as refusal:
-        outcome = refusal.kind
-        if refusal.kind is RefusalKind.THROTTLED:
-            service.budget.close(refusal.retry_after)
-            record(Metric.GATE_CLOSED)
-        raise
-    finally:
+    def _count(self, call: str, outcome: str) -> None:
+        with self._lock:
+            self.sent += 1
         record(Metric.CLOUDFLARE_REQUESTS, call=call, outcome=outcome)
-        service.budget.settle()
-    return result
-
-
-def _take(service: Service) -> None:
-    """Take leave for one request, from all that is left: somebody waits for the answer."""
-    for _ in range(_TRIES):  # another function may have been first
-        grant = service.budget.take(1, Asker.OPERATOR)
-        if grant.count and service.budget.is_current(grant):
-            return
-        if not grant.left:
-            break
-    raise NotNow(_why_not(grant))
-
-
-def _why_not(grant: Grant) -> str:
-    if grant.blocked_until:
-        until = iso_time(grant.blocked_until)
-        return f"Cloudflare's rate limit was reached: try again after {until}."
-    return "The requests of these five minutes are used up: try again in a minute."

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_downloads.adapters.downloads_table import LostRace, Unreadable, consumers_view
+from stream_downloads.adapters.download_item import Unreadable, consumers_view
+from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.observability import described, logger
-from stream_downloads.domain import download, transitions
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.adapters.stream_api import CloudflareError, RefusalKind, Refused
+from stream_downloads.domain import transitions
 from stream_downloads.domain.commands import Action, BadRequest, Command, LinkCommand
 from stream_downloads.domain.download import (
-    UPKEEP_QUEUE,
+    MAINTENANCE_QUEUE,
     Download,
     Lane,
     Status,
+    Step,
     iso_time,
     queue_name,
 )
+from stream_downloads.domain.video import Video
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.gateway import ask
+from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream_downloads.domain.download import DownloadType, Work
 
 STOP_BEFORE_TIMEOUT: Final = 5.0
 QUEUES: Final = (
     *(queue_name(lane, creates=creates) for lane in Lane for creates in (True, False)),
-    UPKEEP_QUEUE,
+    MAINTENANCE_QUEUE,
 )
+# The downloads that are not at rest, and what their next step means to an operator.
+WAITING: Final = (Status.REQUESTED, Status.INPROGRESS, Status.DELETING)
+WAITS_FOR: Final = {
+    Step.CREATE: "create",
+    Step.LIST: "poll",
+    Step.RECHECK: "poll",
+    Step.GET_VIDEO: "video",
+    Step.DELETE: "delete",
+}
 
 
 def manage(
@@ -51,23 +67,48 @@ def manage(
     if not rows:
         raise BadRequest(f"The table has no such download of video {uid}")
     if command.action is Action.STATUS:
-        return downloads_answer(uid, rows)
+        return video_status(uid, rows)
     wish = transitions.delete if command.action is Action.DELETE else transitions.retry
     transition = partial(wish, now=service.clock())
     return downloads_answer(uid, [changed(service, row, transition) for row in rows])
 
 
-def request(service: Service, uid: str, types: tuple[download.DownloadType, ...]) -> dict[str, Any]:
-    """Want these downloads: also those that had ended, or were deleted."""
+def request(service: Service, uid: str, types: tuple[DownloadType, ...]) -> dict[str, Any]:
+    """Request downloads of a video that Cloudflare knows, also those that ended or were deleted."""
+    video = ask_for_video(service, uid)
     now = service.clock()
-    siblings = service.downloads.of_video(uid)
-    facts = siblings[0].facts if siblings else None
     for kind in types:
-        there = service.downloads.add(transitions.request(uid, kind, now, facts=facts))
-        if there is not None:
-            changed(service, there, partial(transitions.request_again, now=now))
+        wanted = transitions.request(video, kind, now)
+        again = partial(transitions.request_again, now=now)
+        intents.add_or_change(service.downloads, wanted, again)
     rows = [row for row in service.downloads.of_video(uid) if row.download_type in types]
     return downloads_answer(uid, rows)
+
+
+def ask_for_video(service: Service, uid: str) -> Video:
+    """Return the video as Cloudflare knows it, or its uid alone if Cloudflare cannot be asked now.
+
+    Raises:
+        BadRequest: Cloudflare does not know the video.
+    """
+    gateway = service.gateway
+    try:
+        return gateway.ask(gateway.stream.get_video, uid, seconds=CALL_SECONDS)
+    except (CloudflareError, NotNow, SecretUnavailable) as error:
+        if isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND:
+            message = f"Cloudflare does not know video {uid}: check the uid and the account"
+            raise BadRequest(message) from None
+        logger.warning("Cloudflare could not be asked for the video", extra=described(error))
+    rows = service.downloads.of_video(uid)
+    if not rows:
+        return Video(uid=uid)
+    return Video(
+        uid=uid,
+        requires_signed_url=rows[0].requires_signed_url,
+        creator=rows[0].creator,
+        name=rows[0].name,
+        duration_seconds=rows[0].duration_seconds,
+    )
 
 
 def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
@@ -99,14 +140,17 @@ def changed(
 def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
     """Sum up the stack within the function's time, however many rows there are."""
     now = service.clock()
-    due = [row.due_at or now for queue in QUEUES for row in service.downloads.due(queue, now, 1)]
-    budget = service.budget.state()
-    blocked_until = budget["blocked_until"]
+    due = [
+        row.due_at or now
+        for queue in QUEUES
+        for row in islice(service.downloads.due(queue, now, 1), 1)
+    ]
+    used, limit, blocked_until = service.gateway.used()
     return {
         "rows": count_rows(service, remaining),
         "oldest_due": iso_time(min(due)) if due else None,
-        "requests_in_five_minutes": budget["used"],
-        "request_limit": budget["limit"],
+        "requests_in_five_minutes": used,
+        "request_limit": limit,
         "blocked_until": iso_time(blocked_until) if blocked_until else None,
     }
 
@@ -139,20 +183,45 @@ def link(service: Service, command: LinkCommand) -> dict[str, Any]:
     if row is None or row.url is None:
         status = row.status if row else "unknown"
         raise BadRequest(f"Only a ready download has a link; the status of this one is {status}")
+    gateway = service.gateway
     private = row.requires_signed_url
     if not private:  # its owner may have made it private since the row was written
-        send = partial(service.stream.get_video, row.video_uid)
-        private = ask(service, send, "get_video").requires_signed_url
+        video = gateway.ask(gateway.stream.get_video, row.video_uid, seconds=CALL_SECONDS)
+        private = video.requires_signed_url
     url, expires_at = row.url, None
     if private:
         expires_at = int(service.clock()) + command.expires_in
-        create = partial(service.stream.create_token, row.video_uid, expires_at=expires_at)
-        url = url.replace(row.video_uid, ask(service, create, "create_token"))
+        token = gateway.ask(
+            gateway.stream.create_token,
+            row.video_uid,
+            expires_at=expires_at,
+            seconds=CALL_SECONDS,
+        )
+        url = url.replace(row.video_uid, token)
     if command.filename:
         url = f"{url}?filename={command.filename}"
     return {"url": url, "expires_at": iso_time(expires_at) if expires_at else None}
 
 
 def downloads_answer(uid: str, rows: list[Download]) -> dict[str, Any]:
-    """The rows of one video, as consumers see them."""
+    """Return the rows of one video, as consumers see them."""
     return {"video_uid": uid, "downloads": [consumers_view(row) for row in rows]}
+
+
+def video_status(uid: str, rows: list[Download]) -> dict[str, Any]:
+    """Return the rows of one video, with what those that are not at rest wait for."""
+    answer = downloads_answer(uid, rows)
+    for row, said in zip(rows, answer["downloads"], strict=True):
+        if row.work and row.status in WAITING:
+            said["waiting"] = waiting(row.work)
+    return answer
+
+
+def waiting(work: Work) -> dict[str, Any]:
+    """Return what a row waits for, until when, and the problem that holds it up, if one does."""
+    said = {"for": WAITS_FOR[work.step], "until": iso_time(work.due_at)}
+    if work.trouble:
+        reason = work.trouble.reason
+        said["problem"] = f"{reason.code}: {reason.message}"
+        said["since"] = iso_time(work.trouble.since)
+    return said

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads.adapters import function_url
-from stream_downloads.adapters.downloads_table import LostRace, Unreadable
+from stream_downloads.adapters.download_item import Unreadable
+from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.function_url import BadTransport
 from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable, SigningSecrets
@@ -18,7 +19,7 @@ from stream_downloads.domain.signature import NoSecret, Unauthentic, Unauthentic
 from stream_downloads.domain.video import Unusable, Video, parse_webhook
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.steps import Verdict, facts_of
+from stream_downloads.services.steps import Verdict
 
 if TYPE_CHECKING:
     from stream_downloads.adapters.function_url import Delivery
@@ -77,16 +78,15 @@ def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
 
 def record_intent(service: Service, video: Video, now: float) -> list[Download]:
     """Write down what the webhook means; return the rows that this opened."""
-    downloads, types, facts = service.downloads, service.download_types, facts_of(video)
+    downloads, types = service.downloads, service.download_types
     if video.state == "ready":
-        return intents.video_is_ready(downloads, video.uid, types, facts, now)
-    reason = (video.error_code, video.error_message)
-    intents.video_has_failed(downloads, video.uid, types, facts, *reason, now)
+        return intents.video_is_ready(downloads, video, types, now)
+    intents.video_has_failed(downloads, video, types, now)
     return []
 
 
 def create_at_once(service: Service, rows: list[Download]) -> None:
-    """Create what was opened; what cannot be done now stays due, and the poller does it."""
+    """Create the downloads that were requested; what cannot be done now, the poller will do."""
     ends_at = service.monotonic() + ALL_CREATES_SECONDS
     try:
         pace = service.pace()
@@ -96,13 +96,12 @@ def create_at_once(service: Service, rows: list[Download]) -> None:
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
             if seconds <= 0:
                 return
-            grant = service.budget.take(1, Asker.WEBHOOK)
+            grant = service.gateway.permit(1, Asker.WEBHOOK)
             if not grant.count:
                 return
-            outcome = service.advancer().advance([row], grant, pace, seconds)
-            service.budget.settle()
+            outcome = service.steps().perform([row], grant, pace, seconds)
+            service.gateway.settle()
             if outcome.verdict is Verdict.CREDENTIALS:
-                service.credentials.refresh()
                 return
     except Exception:  # noqa: BLE001 - the intent is durable: nothing here can undo the 200
         logger.exception("The create could not be made at once; the poller will make it")

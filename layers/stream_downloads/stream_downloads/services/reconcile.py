@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,8 +13,7 @@ from stream_downloads.adapters.stream_api import CloudflareError, RefusalKind, R
 from stream_downloads.domain.download import Download, DownloadType, Lane, iso_time
 from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, LookBack, Walk
 from stream_downloads.services import intents
-from stream_downloads.services.gateway import NotNow, ask
-from stream_downloads.services.steps import facts_of
+from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 
 if TYPE_CHECKING:
     from stream_downloads.adapters.downloads_table import Downloads
@@ -177,7 +175,8 @@ class Run:
         """Ask for a video that was encoding: record it if it is ready, tell if it is not yet."""
         self._check_time()
         try:
-            video = ask(self._service, partial(self._service.stream.get_video, uid), "get_video")
+            gateway = self._service.gateway
+            video = gateway.ask(gateway.stream.get_video, uid, seconds=CALL_SECONDS)
         except Refused as refusal:
             if refusal.kind in (RefusalKind.CREDENTIALS, RefusalKind.THROTTLED):
                 raise
@@ -234,9 +233,14 @@ class Run:
             self._lease.hold()
 
     def _list(self, *, status: str, start: str | None = None) -> VideoPage:
-        stream = self._service.stream
-        send = partial(stream.list_videos, status=status, start=start, limit=PAGE)
-        page = ask(self._service, send, "list_videos", LISTING_SECONDS)
+        gateway = self._service.gateway
+        page = gateway.ask(
+            gateway.stream.list_videos,
+            status=status,
+            start=start,
+            limit=PAGE,
+            seconds=LISTING_SECONDS,
+        )
         if unusable := page.listed - len(page.videos):
             details = {"videos": unusable}
             logger.error("Cloudflare lists videos without a usable uid", extra=details)
@@ -327,8 +331,7 @@ def record_page(
 
     def open_rows(video: Video) -> list[Download]:
         missing = [kind for kind in download_types if (video.uid, kind) not in settled]
-        facts = facts_of(video)
-        return intents.video_is_ready(downloads, video.uid, missing, facts, now, lane=lane)
+        return intents.video_is_ready(downloads, video, missing, now, lane=lane)
 
     lacking = [
         video

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stream_downloads.services.gateway import ask
+from stream_downloads.services.gateway import CALL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +32,12 @@ def register(
         SecretUnavailable: the credentials for Cloudflare cannot be used.
     """
     # A secret that was corrected a minute ago has to work now.
-    service.credentials.refresh()
+    service.gateway.refresh_credentials()
     # Nothing to be seen could be a fault: look twice before taking what may be somebody's.
-    get = service.stream.get_webhook
-    found = ask(service, get, "get_webhook") or ask(service, get, "get_webhook")
+    ask, stream = service.gateway.ask, service.gateway.stream
+    found = ask(stream.get_webhook, seconds=CALL_SECONDS) or ask(
+        stream.get_webhook, seconds=CALL_SECONDS
+    )
     if found and is_same_url(found, webhook_url):
         result, subscription = "kept", found
     elif found and not force:
@@ -46,8 +47,7 @@ def register(
         )
     else:
         result = "replaced" if found else "subscribed"
-        subscribe = partial(service.stream.put_webhook, webhook_url)
-        subscription = ask(service, subscribe, "put_webhook")
+        subscription = ask(stream.put_webhook, webhook_url, seconds=CALL_SECONDS)
     answer = {
         "result": result,
         "notification_url": subscription.notification_url,

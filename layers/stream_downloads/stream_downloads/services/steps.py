@@ -1,4 +1,4 @@
-"""One video, one step, one request: where state machine, API, table and budget meet."""
+"""Performs the next step of a download: one request to Cloudflare, then the row is written."""
 
 from __future__ import annotations
 
@@ -9,79 +9,93 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.stream_api import CloudflareError, NotReached, RefusalKind, Refused
-from stream_downloads.domain import download, transitions
-from stream_downloads.domain.download import Download, Status, Step, VideoFacts, iso_time
-from stream_downloads.domain.polling import first_sample, next_look, retry_delay
+from stream_downloads.adapters.stream_api import CloudflareError, RefusalKind, Refused
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import (
+    Download,
+    ErrorCode,
+    Reason,
+    Status,
+    Step,
+    TroubleKind,
+    Work,
+    is_publishable,
+    iso_time,
+)
+from stream_downloads.domain.polling import first_sample, next_poll, retry_delay
+from stream_downloads.services.gateway import SendAgain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stream_downloads.adapters.downloads_table import Downloads
-    from stream_downloads.adapters.secrets import ApiCredentials
-    from stream_downloads.adapters.shared_state import Budget, Grant
-    from stream_downloads.adapters.stream_api import DownloadState, StreamClient
+    from stream_downloads.adapters.shared_state import Grant
+    from stream_downloads.adapters.stream_api import DownloadState
     from stream_downloads.domain.download import DownloadType
     from stream_downloads.domain.polling import Pace, Sample
     from stream_downloads.domain.video import Video
+    from stream_downloads.services.gateway import Gateway
 
-# How long after it became ready a download is looked at again, to see whether it is still there.
-VERIFY_AFTER: Final = 7 * 86_400.0
+# How long after it became ready a download is listed again, to see that it is still there.
+RECHECK_AFTER: Final = 7 * 86_400.0
 # Cloudflare makes no downloads of a live recording over four hours
 # (https://developers.cloudflare.com/stream/stream-live/download-stream-live-videos/).
 LONGEST_RECORDING_SECONDS: Final = 4 * 3_600.0
 
 
 class Verdict(StrEnum):
-    """What became of the request."""
+    """The result of a request."""
 
-    ANSWERED = "answered"  # Cloudflare said something to go by
-    FAILED = "failed"  # it did not: the row tries again later
-    LOST_RACE = "lost_race"  # somebody else wrote the row first: theirs stands
-    NOT_SENT = "not_sent"  # the grant had run out: the row stays due
+    ANSWERED = "answered"  # Cloudflare's answer says how to go on
+    FAILED = "failed"  # it does not: the row tries again later
+    LOST_RACE = "lost_race"  # another function wrote the row first, and its version stands
+    NOT_SENT = "not_sent"  # the row stays due
     THROTTLED = "throttled"  # 429: the gate is closed
-    CREDENTIALS = "credentials"  # Cloudflare, or Secrets Manager, refused: everything waits
+    CREDENTIALS = "credentials"  # the credentials are refused, or cannot be read
+
+
+class Change(NamedTuple):
+    """A row before a step, and as it was written after it."""
+
+    before: Download
+    after: Download
 
 
 class Outcome(NamedTuple):
-    """What became of the request, the rows as written, and what was learned of the pace."""
+    """The result of a step: the verdict, the rows that were written, what the pace can learn."""
 
     verdict: Verdict
-    rows: tuple[Download, ...] = ()
+    changes: tuple[Change, ...] = ()
     samples: tuple[tuple[DownloadType, Sample], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Advancer:
-    """Takes a video's due rows one step further.
+class Steps:
+    """Performs the next step of due rows.
 
     Attributes:
         downloads: the table.
-        stream: the API.
-        credentials: what the API is asked with.
-        budget: where a 429 is told.
+        gateway: the way to Cloudflare.
         retention: seconds after which a ready download is deleted; 0 keeps it.
         clock: seconds since the epoch.
         jitter: gives a number from 0 to 1.
     """
 
     downloads: Downloads
-    stream: StreamClient
-    credentials: ApiCredentials
-    budget: Budget
+    gateway: Gateway
     retention: float
     clock: Callable[[], float]
     jitter: Callable[[], float]
 
-    def advance(
+    def perform(
         self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float
     ) -> Outcome:
-        """Do the next step of rows of one video that wait for the same request.
+        """Perform the next step of rows of one video that wait for the same request.
 
         Args:
             rows: of one video and one step; more than one only if one request serves them all.
-            grant: the leave to send one request.
-            pace: how long recent downloads took, which decides when to look again.
+            grant: for one request.
+            pace: how long recent downloads took, which decides when to poll again.
             seconds: the total limit of the request.
 
         Raises:
@@ -89,230 +103,210 @@ class Advancer:
                 be written is still due.
         """
         try:
-            # To read the secret can take longer than a grant holds. Read now, it is at hand later.
-            self.credentials.headers()
-            outcome = self._step(rows, grant, pace, seconds)
-        except SecretUnavailable as error:
-            return Outcome(self._report("read_secret", rows[0].video_uid, error))
+            outcome = self._perform(rows, grant, pace, seconds)
+        except SendAgain:
+            return Outcome(Verdict.NOT_SENT)
         except LostRace:
             return Outcome(Verdict.LOST_RACE)
-        for row in outcome.rows:
+        for _, row in outcome.changes:
             logger.info("Download", extra=_described_row(row))
         return outcome
 
-    def _step(self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float) -> Outcome:
+    def _perform(
+        self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float
+    ) -> Outcome:
         match rows[0].step:
             case Step.CREATE:
                 return self._create(rows[0], grant, pace, seconds)
-            case Step.LIST | Step.VERIFY:
+            case Step.LIST | Step.RECHECK:
                 return self._list(rows, grant, pace, seconds)
-            case Step.CONFIRM:
-                return self._confirm(rows, grant, seconds)
+            case Step.GET_VIDEO:
+                return self._get_video(rows, grant, seconds)
             case Step.DELETE:
                 return self._delete(rows[0], grant, seconds)
             case None:
-                return Outcome(Verdict.ANSWERED, tuple(rows))
+                return Outcome(Verdict.ANSWERED)
 
     # --- the four requests --------------------------------------------------------------------
 
     def _create(self, row: Download, grant: Grant, pace: Pace, seconds: float) -> Outcome:
-        due_at = row.due_at or self.clock()
+        before, due_at = row, row.due_at or self.clock()
         row = self.downloads.save(transitions.create_sent(row, self.clock()))
-        if not self.budget.is_current(grant):
-            return self._saved(Verdict.NOT_SENT, transitions.create_not_sent(row, due_at))
+        create = self.gateway.stream.create_download
         try:
-            states = self.stream.create_download(row.video_uid, row.download_type, seconds=seconds)
+            states = self.gateway.send(grant, create, *row.key, seconds=seconds)
+        except SendAgain:
+            not_sent = transitions.create_not_sent(row, due_at)
+            return self._saved(Verdict.NOT_SENT, Change(before, not_sent))
         except (CloudflareError, SecretUnavailable) as error:
-            return self._create_failed(row, due_at, error)
-        now = self.clock()
-        state = states.get(row.download_type)
-        percent = state.percent_complete if state else None
-        done = state is not None and state.status in ("ready", "error")
-        look_at = now if done else next_look(row, percent, pace, now)
-        self._count("create_download", "ok")
-        accepted = transitions.create_accepted(
-            row, percent, look_at, now, was_there=done or bool(percent)
-        )
-        return self._saved(Verdict.ANSWERED, accepted)
+            verdict = self._report(row, error)
+            if verdict is Verdict.FAILED:
+                after = self._create_failed(row, error)
+            else:
+                after = transitions.create_not_sent(row, due_at)
+            return self._saved(verdict, Change(before, after))
+        after = self._created(row, states.get(row.download_type), pace)
+        return self._saved(Verdict.ANSWERED, Change(before, after))
 
-    def _create_failed(
-        self, row: Download, due_at: float, error: CloudflareError | SecretUnavailable
-    ) -> Outcome:
+    def _created(self, row: Download, state: DownloadState | None, pace: Pace) -> Download:
+        """Return the row of a create that was accepted; poll at once what is finished already."""
         now = self.clock()
-        verdict = self._report("create_download", row.video_uid, error)
-        if verdict is not Verdict.FAILED:
-            return self._saved(verdict, transitions.create_not_sent(row, due_at))
-        retry_at = now + retry_delay(row.attempts, self.jitter)
+        percent = state.percent_complete if state else None
+        finished = state is not None and state.status in ("ready", "error")
+        poll_at = now if finished else next_poll(row, percent, pace, now)
+        was_there = finished or bool(percent)
+        return transitions.create_accepted(row, percent, poll_at, now, was_there=was_there)
+
+    def _create_failed(self, row: Download, error: CloudflareError | SecretUnavailable) -> Download:
+        """Return the row of a create that did not succeed for a reason of its own."""
+        now, retry_at, reason = self.clock(), self._retry_at(row), _reason(error)
         match error:
             case Refused(kind=RefusalKind.CONFLICT):
-                there = transitions.create_accepted(row, None, now, now, was_there=True)
-                return self._saved(verdict, there)
+                return transitions.create_accepted(row, None, now, now, was_there=True)
             case Refused(kind=RefusalKind.NOT_FOUND):
-                return self._saved(verdict, transitions.not_found(row, now))
+                return transitions.create_not_found(row, reason, now)
             case Refused(kind=RefusalKind.REJECTED):
-                code, message = _reason(error)
-                refused = transitions.create_refused(row, code, message, retry_at, now)
-                return self._saved(verdict, refused)
+                return transitions.create_refused(row, reason, retry_at, now)
             case CloudflareError(ambiguous=True):
-                # It may have been done. The row says so already: a list comes next.
-                return self._saved(
-                    verdict, transitions.try_again(row, max(retry_at, row.due_at or 0))
-                )
+                # It may have been done: the list that comes next stays, and can only be later.
+                return transitions.try_again(row, max(retry_at, row.due_at or 0.0), reason, now)
             case _:
-                again = transitions.try_again(transitions.create_not_sent(row, retry_at), retry_at)
-                return self._saved(verdict, again)
+                return transitions.create_failed(row, retry_at, reason, now)
 
     def _list(self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float) -> Outcome:
-        uid = rows[0].video_uid
-        if not self.budget.is_current(grant):
-            return Outcome(Verdict.NOT_SENT)
+        uid, step = rows[0].video_uid, rows[0].step
         try:
-            states = self.stream.list_downloads(uid, seconds=seconds)
+            states = self.gateway.send(
+                grant, self.gateway.stream.list_downloads, uid, seconds=seconds
+            )
         except (CloudflareError, SecretUnavailable) as error:
-            return self._read_failed("list_downloads", rows, error)
-        self._count("list_downloads", "ok")
+            if not _is_not_found(error):
+                return self._failed(rows, error)
+            states = {}
         if not states.keys() <= {row.download_type for row in rows}:
             # One list answers for all types of a video, due or not.
-            step = rows[0].step
             rows = [row for row in self.downloads.of_video(uid) if row.step is step] or rows
         now = self.clock()
-        saved: list[Download] = []
-        samples = []
-        lost = False
-        for row in rows:
-            state = states.get(row.download_type)
-            listed = self._listed(row, state, pace, now)
-            if listed is row:
-                continue
-            try:
-                saved.append(self.downloads.save(listed))
-            except LostRace:
-                lost = True
-                continue
-            sample = first_sample(row, _percent(state), now) if state else None
-            if sample is not None:
-                samples.append((row.download_type, sample))
-        verdict = Verdict.LOST_RACE if lost and not saved else Verdict.ANSWERED
-        return Outcome(verdict, tuple(saved), tuple(samples))
+        listed = [Change(row, self._listed(row, states, pace, now)) for row in rows]
+        outcome = self._saved(
+            Verdict.ANSWERED, *(change for change in listed if change.after is not change.before)
+        )
+        samples = [
+            (before.download_type, sample)
+            for before, _ in outcome.changes
+            if (state := states.get(before.download_type))
+            and (sample := first_sample(before, _percent(state), now))
+        ]
+        return outcome._replace(samples=tuple(samples))
 
     def _listed(
-        self, row: Download, state: DownloadState | None, pace: Pace, now: float
+        self, row: Download, states: dict[str, DownloadState], pace: Pace, now: float
     ) -> Download:
-        """What a list's answer makes of one row."""
+        """Return the row that follows from the answer to a list."""
+        state = states.get(row.download_type)
         if state is None:
             return transitions.unlisted(row, now)
         if state.status == "ready":
-            if state.url and download.is_publishable(state.url, *row.key):
-                return transitions.listed_ready(row, state.url, self._upkeep(row, now), now)
-            record(Metric.URLS_REFUSED)
-            logger.error(
-                "Cloudflare reports a download as ready with a URL that is not its own",
-                extra={"video_uid": row.video_uid, "download_type": row.download_type},
-            )
-            retry_at = now + retry_delay(row.attempts, self.jitter)
-            return transitions.listed_with_bad_url(row, retry_at, now)
+            return self._listed_ready(row, state.url or "", now)
         if row.status is Status.READY:
             return transitions.unlisted(row, now)
         if state.status == "error":
             return transitions.listed_failed(row, now)
-        look_at = next_look(row, state.percent_complete, pace, now)
-        return transitions.listed_in_progress(row, state.percent_complete, look_at, now)
+        poll_at = next_poll(row, state.percent_complete, pace, now)
+        return transitions.listed_in_progress(row, state.percent_complete, poll_at, now)
 
-    def _confirm(self, rows: Sequence[Download], grant: Grant, seconds: float) -> Outcome:
-        if not self.budget.is_current(grant):
-            return Outcome(Verdict.NOT_SENT)
+    def _listed_ready(self, row: Download, url: str, now: float) -> Download:
+        if is_publishable(url, *row.key):
+            changed = row.url != url
+            return transitions.listed_ready(row, url, self._maintenance(row, now, new=changed), now)
+        record(Metric.URLS_REFUSED)
+        logger.error(
+            "Cloudflare reports a download as ready with a URL that is not its own",
+            extra={"video_uid": row.video_uid, "download_type": row.download_type},
+        )
+        maintenance = self._maintenance(row, now)
+        return transitions.listed_with_bad_url(row, self._retry_at(row), maintenance, now)
+
+    def _get_video(self, rows: Sequence[Download], grant: Grant, seconds: float) -> Outcome:
+        get = self.gateway.stream.get_video
         try:
-            video = self.stream.get_video(rows[0].video_uid, seconds=seconds)
-        except Refused as error:
-            if error.kind is not RefusalKind.NOT_FOUND:
-                return self._read_failed("get_video", rows, error)
-            self._count("get_video", "not_found")
-            now = self.clock()
+            video = self.gateway.send(grant, get, rows[0].video_uid, seconds=seconds)
+        except (CloudflareError, SecretUnavailable) as error:
+            if not _is_not_found(error):
+                return self._failed(rows, error)
+            now, reason = self.clock(), _reason(error)
             return self._saved(
-                Verdict.ANSWERED, *(transitions.video_not_found(row, now) for row in rows)
+                Verdict.ANSWERED,
+                *(Change(row, transitions.video_not_found(row, reason, now)) for row in rows),
             )
-        except (NotReached, SecretUnavailable) as error:
-            return self._read_failed("get_video", rows, error)
-        self._count("get_video", "ok")
         now = self.clock()
-        return self._saved(Verdict.ANSWERED, *(self._confirmed(row, video, now) for row in rows))
+        return self._saved(
+            Verdict.ANSWERED, *(Change(row, self._video_found(row, video, now)) for row in rows)
+        )
 
-    def _confirmed(self, row: Download, video: Video, now: float) -> Download:
-        """What the video itself makes of one row."""
+    def _video_found(self, row: Download, video: Video, now: float) -> Download:
+        """Return the row that follows from the state of its video."""
         if video.state == "error":
-            return transitions.fail_video(row, video.error_code, video.error_message, now)
+            return transitions.fail_video(row, video, now)
         too_long = (video.duration_seconds or 0.0) > LONGEST_RECORDING_SECONDS
-        if video.live_input and too_long and row.refused_since is not None:
+        trouble = row.work.trouble if row.work else None
+        if video.live_input and too_long and trouble and trouble.kind is TroubleKind.REFUSED:
             message = "Cloudflare makes no downloads of live recordings of over four hours."
-            return transitions.fail(row, download.ErrorCode.RECORDING_TOO_LONG, message, now)
-        retry_at = now + (retry_delay(row.attempts, self.jitter) if row.attempts else 0.0)
-        return transitions.video_found(row, facts_of(video), retry_at, now)
+            return transitions.fail(row, Reason(ErrorCode.RECORDING_TOO_LONG, message), now)
+        retry_at = self._retry_at(row) if row.work and row.work.attempts else now
+        return transitions.video_found(row, video, retry_at, now)
 
     def _delete(self, row: Download, grant: Grant, seconds: float) -> Outcome:
+        before = row
         if row.status is Status.READY:
-            now = self.clock()
-            step, due_at = self._upkeep(row, now)
-            if step is not Step.DELETE or due_at > now:
-                return self._saved(Verdict.ANSWERED, transitions.keep(row, step, due_at))
+            maintenance = self._maintenance(row, self.clock())
+            if maintenance.step is not Step.DELETE or maintenance.due_at > self.clock():
+                kept = transitions.reschedule(row, maintenance)
+                return self._saved(Verdict.ANSWERED, Change(before, kept))
             # Its retention is over: no URL while it vanishes.
-            row = self.downloads.save(transitions.delete(row, now))
-        if not self.budget.is_current(grant):
-            return Outcome(Verdict.NOT_SENT)
+            row = self.downloads.save(transitions.delete(row, self.clock()))
+        delete = self.gateway.stream.delete_downloads
         try:
-            self.stream.delete_downloads(row.video_uid, row.download_type, seconds=seconds)
-            self._count("delete_downloads", "ok")
+            self.gateway.send(grant, delete, *row.key, seconds=seconds)
         except (CloudflareError, SecretUnavailable) as error:
-            if not (isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND):
+            if not _is_not_found(error):
                 return self._delete_failed(row, error)
-            self._count("delete_downloads", "not_found")
-        return self._saved(Verdict.ANSWERED, transitions.deleted(row, self.clock()))
+        return self._saved(Verdict.ANSWERED, Change(before, transitions.deleted(row, self.clock())))
 
     def _delete_failed(self, row: Download, error: CloudflareError | SecretUnavailable) -> Outcome:
-        verdict = self._report("delete_downloads", row.video_uid, error)
-        if verdict is not Verdict.FAILED:
-            return Outcome(verdict)
-        now = self.clock()
-        retry_at = now + retry_delay(row.attempts, self.jitter)
-        if isinstance(error, Refused) and error.kind is RefusalKind.REJECTED:
-            code, message = _reason(error)
-            return self._saved(
-                verdict, transitions.delete_refused(row, code, message, retry_at, now)
-            )
-        return self._saved(verdict, transitions.try_again(row, retry_at))
+        if not (isinstance(error, Refused) and error.kind is RefusalKind.REJECTED):
+            return self._failed([row], error)
+        verdict = self._report(row, error)
+        refused = transitions.delete_refused(row, _reason(error), self._retry_at(row), self.clock())
+        return self._saved(verdict, Change(row, refused))
 
     # --- what they share ----------------------------------------------------------------------
 
-    def _read_failed(
-        self, call: str, rows: Sequence[Download], error: CloudflareError | SecretUnavailable
+    def _failed(
+        self, rows: Sequence[Download], error: CloudflareError | SecretUnavailable
     ) -> Outcome:
-        verdict = self._report(call, rows[0].video_uid, error)
+        """Let rows whose request failed for a passing reason try again later."""
+        verdict = self._report(rows[0], error)
         if verdict is not Verdict.FAILED:
             return Outcome(verdict)
-        now = self.clock()
-        if isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND:
-            return self._saved(verdict, *(transitions.list_not_found(row, now) for row in rows))
+        now, reason = self.clock(), _reason(error)
         return self._saved(
             verdict,
             *(
-                transitions.try_again(row, now + retry_delay(row.attempts, self.jitter))
+                Change(row, transitions.try_again(row, self._retry_at(row), reason, now))
                 for row in rows
             ),
         )
 
-    def _report(
-        self, call: str, video_uid: str, error: CloudflareError | SecretUnavailable
-    ) -> Verdict:
-        """Log and count a call that did not succeed; say whether it concerns more than the row."""
+    def _report(self, row: Download, error: CloudflareError | SecretUnavailable) -> Verdict:
+        """Log a request that did not succeed; return the verdict, which may concern all rows."""
+        details = {"video_uid": row.video_uid, **described(error)}
         kind = error.kind if isinstance(error, Refused) else None
-        details = {"video_uid": video_uid, **described(error)}
         if isinstance(error, SecretUnavailable):
             logger.error("The credentials for Cloudflare cannot be read", extra=details)
             return Verdict.CREDENTIALS
-        self._count(call, kind or "not_reached")
-        if kind is RefusalKind.THROTTLED and isinstance(error, Refused):
-            self.budget.close(error.retry_after)
+        if kind is RefusalKind.THROTTLED:
             logger.error("Cloudflare's rate limit was reached: the gate is closed", extra=details)
-            record(Metric.GATE_CLOSED)
             return Verdict.THROTTLED
         if kind is RefusalKind.CREDENTIALS:
             logger.error("Cloudflare refuses the credentials", extra=details)
@@ -320,45 +314,44 @@ class Advancer:
         logger.warning("A request to Cloudflare did not succeed", extra=details)
         return Verdict.FAILED
 
-    def _saved(self, verdict: Verdict, *rows: Download) -> Outcome:
-        """Write the rows; one that somebody else wrote first stays theirs.
+    def _saved(self, verdict: Verdict, *changes: Change) -> Outcome:
+        """Write rows; where another function wrote first, its version stands.
 
-        A verdict that concerns more than the rows stands all the same.
+        A verdict that concerns more than the rows is returned all the same.
         """
         saved = []
-        for row in rows:
+        for before, after in changes:
             try:
-                saved.append(self.downloads.save(row))
+                saved.append(Change(before, self.downloads.save(after)))
             except LostRace:
                 continue
-        stands = saved or verdict in (Verdict.THROTTLED, Verdict.CREDENTIALS)
-        return Outcome(verdict if stands else Verdict.LOST_RACE, tuple(saved))
+        lost = changes and not saved
+        if lost and verdict not in (Verdict.THROTTLED, Verdict.CREDENTIALS):
+            verdict = Verdict.LOST_RACE
+        return Outcome(verdict, tuple(saved))
 
-    def _upkeep(self, row: Download, now: float) -> tuple[Step, float]:
-        """What to do with a ready download one day, and when."""
-        verify_at = now + VERIFY_AFTER
-        delete_at = (row.ready_at or now) + self.retention
-        if self.retention and delete_at <= verify_at:
-            return Step.DELETE, delete_at
-        return Step.VERIFY, verify_at
+    def _retry_at(self, row: Download) -> float:
+        attempts = row.work.attempts if row.work else 0
+        return self.clock() + retry_delay(attempts, self.jitter)
 
-    @staticmethod
-    def _count(call: str, outcome: str) -> None:
-        record(Metric.CLOUDFLARE_REQUESTS, call=call, outcome=outcome)
+    def _maintenance(self, row: Download, now: float, *, new: bool = False) -> Work:
+        """Return what to do with a ready download later: delete it, or list it again.
 
-
-def facts_of(video: Video) -> VideoFacts:
-    """What a row repeats of a video."""
-    return VideoFacts(
-        requires_signed_url=video.requires_signed_url,
-        creator=video.creator,
-        name=video.name,
-        duration_seconds=video.duration_seconds,
-    )
+        Args:
+            row: ready, or about to be.
+            now: the time.
+            new: its URL is new, and its retention begins now.
+        """
+        recheck_at = now + RECHECK_AFTER
+        ready_at = now if new or row.ready_at is None else row.ready_at
+        delete_at = ready_at + self.retention
+        if self.retention and delete_at <= recheck_at:
+            return Work(Step.DELETE, delete_at)
+        return Work(Step.RECHECK, recheck_at)
 
 
 def _described_row(row: Download) -> dict[str, Any]:
-    """What the log tells of each step that a row takes."""
+    """Return what the log tells of each step of a row."""
     said = {
         "video_uid": row.video_uid,
         "download_type": row.download_type,
@@ -375,9 +368,14 @@ def _percent(state: DownloadState) -> float | None:
     return 100.0 if state.status == "ready" else state.percent_complete
 
 
-def _reason(error: Refused) -> tuple[str, str]:
-    """Cloudflare's own code and message, for the row."""
-    if error.errors:
-        first = error.errors[0]
-        return str(first.code), first.message
-    return download.ErrorCode.REFUSED, f"Cloudflare answered {error.status}."
+def _is_not_found(error: Exception) -> bool:
+    return isinstance(error, Refused) and error.kind is RefusalKind.NOT_FOUND
+
+
+def _reason(error: CloudflareError | SecretUnavailable) -> Reason:
+    """Return Cloudflare's own code and message, or our own."""
+    if isinstance(error, Refused):
+        if error.errors:
+            return Reason(str(error.errors[0].code), error.errors[0].message)
+        return Reason(ErrorCode.REFUSED, f"Cloudflare answered {error.status}.")
+    return Reason("not_reached", str(error))

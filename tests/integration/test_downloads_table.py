@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from stream_downloads.adapters.downloads_table import (
-    Downloads,
-    DownloadsTable,
-    LostRace,
-    Unreadable,
-    from_item,
-    to_item,
-)
+from stream_downloads.adapters.download_item import Unreadable, from_item, to_item
+from stream_downloads.adapters.downloads_table import Downloads, DownloadsTable, LostRace
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, Lane, Status, Step, iso_time
+from stream_downloads.domain.download import (
+    Creation,
+    Download,
+    Lane,
+    Reason,
+    Status,
+    Step,
+    Trouble,
+    TroubleKind,
+    Work,
+    iso_time,
+)
 from tests.memory import MemoryDownloads
 from tests.rows import (
     AUDIO,
@@ -26,6 +31,7 @@ from tests.rows import (
     UID,
     deleted,
     deleting,
+    due,
     failed,
     in_progress,
     ready,
@@ -53,18 +59,17 @@ EVERYTHING = Download(
     duration_seconds=5.5,
     error_code="10005",
     error_message="Bad Request",
-    lane=Lane.BACKFILL,
-    step=Step.LIST,
-    due_at=NOW + 0.001,
-    version=3,
-    attempts=1,
+    work=Work(
+        Step.LIST,
+        due_at=NOW + 0.001,
+        attempts=1,
+        trouble=Trouble(TroubleKind.UNLISTED, NOW + 1000, 4, Reason("10005", "not listed")),
+    ),
+    creation=Creation(sent_at=NOW + 0.5, accepted_at=NOW, polled_at=NOW + 10),
     recreations=2,
-    created_at=NOW,
-    sent_at=NOW + 0.5,
-    looked_at=NOW + 10,
-    refused_since=NOW + 100,
-    missing_since=NOW + 1000,
     reopens=True,
+    lane=Lane.BACKFILL,
+    version=3,
 )
 
 
@@ -131,17 +136,17 @@ def test_all_rows_of_a_video_are_found(downloads: Downloads) -> None:
     assert downloads.of_video(uid(8)) == []
 
 
-def test_due_rows_come_oldest_first_and_no_more_than_asked_for(downloads: Downloads) -> None:
+def test_due_rows_come_oldest_first_page_by_page(downloads: Downloads) -> None:
     for number, late in enumerate((30, 10, 20, 40, 0.5)):
-        downloads.add(requested(uid(number), due_at=NOW + late))
+        downloads.add(due(requested(uid(number)), NOW + late))
 
-    def due(until: float, limit: int) -> list[str]:
-        return [row.video_uid for row in downloads.due("live-create", until, limit)]
+    def due_by(until: float, page: int) -> list[str]:
+        return [row.video_uid for row in downloads.due("live-create", until, page)]
 
-    assert due(NOW + 30, 10) == [uid(4), uid(1), uid(2), uid(0)]
-    assert due(NOW + 30, 2) == [uid(4), uid(1)]
-    assert due(NOW + 0.499, 10) == []
-    assert due(NOW + 0.5, 10) == [uid(4)]
+    for page in (2, 10):
+        assert due_by(NOW + 30, page) == [uid(4), uid(1), uid(2), uid(0)]
+    assert due_by(NOW + 0.499, 10) == []
+    assert due_by(NOW + 0.5, 10) == [uid(4)]
 
 
 def test_each_queue_holds_its_own_rows_and_only_those_with_something_to_do(
@@ -152,8 +157,8 @@ def test_each_queue_holds_its_own_rows_and_only_those_with_something_to_do(
         "live-look": [in_progress(uid(2)), deleting(video_uid=uid(3))],
         "backfill-create": [requested(uid(4), lane=Lane.BACKFILL)],
         "backfill-look": [in_progress(uid(5), lane=Lane.BACKFILL)],
-        "upkeep": [ready(uid(6), step=Step.VERIFY, due_at=NOW)],
-        "": [ready(uid(7)), failed(video_uid=uid(8)), deleted(video_uid=uid(9))],
+        "upkeep": [ready(uid(6))],
+        "": [failed(video_uid=uid(8)), deleted(video_uid=uid(9))],
     }
     for row in (row for found in rows.values() for row in found):
         downloads.add(row)
@@ -165,7 +170,7 @@ def test_each_queue_holds_its_own_rows_and_only_those_with_something_to_do(
 def test_a_row_leaves_the_queue_with_its_step(downloads: Downloads) -> None:
     downloads.add(in_progress())
     downloads.save(ready(version=1))
-    assert downloads.due("live-look", NOW + 1e6, 10) == []
+    assert list(downloads.due("live-look", NOW + 1e6, 10)) == []
 
 
 def test_the_keys_of_a_status_come_in_the_order_of_the_change(downloads: Downloads) -> None:
@@ -194,7 +199,7 @@ def test_what_a_ready_video_would_change_nothing_about_is_settled(downloads: Dow
     assert downloads.settled(asked) == {(uid(1), DEFAULT)}
 
 
-def test_text_that_a_table_cannot_hold_is_cut_and_mended(downloads: Downloads) -> None:
+def test_text_that_a_table_cannot_hold_is_cut_and_fixed(downloads: Downloads) -> None:
     downloads.add(requested(name="x" * 500_000, creator="half a \ud800 surrogate"))
     row = downloads.get(*requested().key)
     assert row is not None
@@ -204,6 +209,38 @@ def test_text_that_a_table_cannot_hold_is_cut_and_mended(downloads: Downloads) -
 
 
 # --- On DynamoDB alone
+
+
+class Forgetful:
+    """A client whose refusals do not bring the old item along."""
+
+    def __init__(self, client: DynamoDBClient) -> None:
+        self.exceptions = client.exceptions
+        self.get_item = client.get_item
+        self._client = client
+
+    def put_item(self, **arguments: Any) -> Any:
+        del arguments["ReturnValuesOnConditionCheckFailure"]
+        return self._client.put_item(**arguments)
+
+
+def test_a_row_that_stood_in_the_way_is_read_if_the_refusal_does_not_tell_it(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    forgetful: Any = Forgetful(dynamodb)
+    table.add(requested(name="first"))
+    there = DownloadsTable(forgetful, TABLE).add(requested(name="second"))
+    assert there == requested(name="first", version=1)
+
+
+def test_a_row_that_stood_in_the_way_and_is_gone_is_a_lost_race(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    forgetful: Any = Forgetful(dynamodb)
+    forgetful.get_item = lambda **_: {}
+    table.add(requested())
+    with pytest.raises(LostRace, match="gone again"):
+        DownloadsTable(forgetful, TABLE).add(requested())
 
 
 class Repeated:
@@ -247,7 +284,12 @@ def test_a_refusal_of_another_kind_is_raised_as_it_is(dynamodb: DynamoDBClient) 
 POISON: list[dict[str, Any]] = [
     {"status": {"S": "lost"}},
     {"_lane": {"NULL": True}},
+    {"_work": {"M": {"step": {"S": "dance"}}}},
+    {"_work": {"M": {}}},
+    {"_work": {"NULL": True}},
     {"_step": {"S": "dance"}},
+    {"_creation": {"M": {"accepted_at": {"N": "1"}}}},
+    {"_creation": {"M": {"seen_at": {"N": "1"}}}},
     {"_version": {"S": "many"}},
     {"_version": {"N": "1.5"}},
     {"requested_at": {"S": "yesterday"}},
@@ -320,8 +362,8 @@ def test_an_item_is_what_the_contract_says(dynamodb: DynamoDBClient, table: Down
         "name": {"S": "clip.mp4"},
         "duration_seconds": {"N": "5.5"},
         "requested_at": {"S": "2027-01-15T08:00:00.000Z"},
-        "updated_at": {"S": "2027-01-15T08:00:00.000Z"},
-        "ready_at": {"S": "2027-01-15T08:00:00.000Z"},
+        "updated_at": {"S": "2027-01-15T08:00:00.002Z"},
+        "ready_at": {"S": "2027-01-15T08:00:00.002Z"},
     }
 
 
@@ -339,8 +381,9 @@ def test_an_item_is_what_the_contract_says(dynamodb: DynamoDBClient, table: Down
 def test_an_item_holds_only_what_goes_with_its_status(row: Download, names: set[str]) -> None:
     always = {"video_uid", "download_type", "status", "requested_at", "updated_at"}
     assert public(to_item(row)).keys() == always | names
-    # So that it is in the index of due rows only if there is something to do.
-    assert ("_queue" in to_item(row)) == ("_due_at" in to_item(row)) == (row.step is not None)
+    # It is in the index of due rows only if there is something to do.
+    for attribute in ("_queue", "_due_at", "_work"):
+        assert (attribute in to_item(row)) == (row.work is not None)
 
 
 def test_every_attribute_of_our_own_begins_with_an_underscore() -> None:
@@ -361,7 +404,6 @@ def test_every_attribute_of_our_own_begins_with_an_underscore() -> None:
         "ready_at",
     }
     assert public(to_item(EVERYTHING)).keys() == contract
-    assert len(to_item(EVERYTHING)) == len(fields(Download)) + 1  # _queue
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""When to look, and what a scarce request is spent on: what holds however it is tuned."""
+"""When to poll next, and in which order: properties that hold however it is tuned."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, DownloadType, Lane, Step
+from stream_downloads.domain.download import Creation, Download, DownloadType, Lane
 from stream_downloads.domain.polling import (
     LOOK_AFTER_AT_LEAST,
     LOOK_AFTER_AT_MOST,
     LOOK_AFTER_AT_MOST_EVER,
     Pace,
     Sample,
-    chance_ready,
     first_sample,
-    next_look,
+    next_poll,
     plan,
     retry_delay,
 )
-from tests.rows import AUDIO, DEFAULT, NOW, deleting, in_progress, requested
+from tests.rows import AUDIO, DEFAULT, NOW, deleting, due, in_progress, requested
 
 IGNORANT = Pace.of({})
 HOUR = 3600.0
@@ -45,17 +45,22 @@ def pace_of(median: float, sigma: float = 0.5, looks_at: float = 1.0, seed: int 
     return IGNORANT.with_samples(found)
 
 
+def polled(at: float, percent: float) -> Download:
+    """Return a download that was accepted at ``NOW`` and last polled then, with that answer."""
+    return in_progress(creation=Creation(NOW, NOW, polled_at=at), percent_complete=percent)
+
+
 def looks_at(
     progress: Callable[[float], float | None], seconds: float, pace: Pace = IGNORANT
 ) -> list[float]:
     """When a download is looked at while that many seconds pass, and reports that progress."""
     row = in_progress()
-    at = next_look(row, 0.0, pace, NOW)
+    at = next_poll(row, 0.0, pace, NOW)
     looks = []
     while at - NOW < seconds:
         looks.append(at - NOW)
         percent = progress(at - NOW)
-        following = next_look(row, percent, pace, at)
+        following = next_poll(row, percent, pace, at)
         row = transitions.listed_in_progress(row, percent, following, at)
         at = following
     return looks
@@ -68,31 +73,31 @@ def looks_at(
     "pace", [IGNORANT, *(pace_of(median) for median in (1, 10, 90, 600, 9000))]
 )
 def test_a_first_look_comes_neither_at_once_nor_late(pace: Pace) -> None:
-    wait = next_look(in_progress(), 0.0, pace, NOW) - NOW
+    wait = next_poll(in_progress(), 0.0, pace, NOW) - NOW
     assert LOOK_AFTER_AT_LEAST <= wait <= LOOK_AFTER_AT_MOST
 
 
 def test_a_first_look_comes_later_where_downloads_take_longer() -> None:
-    waits = [next_look(in_progress(), 0.0, pace_of(median), NOW) for median in (5, 20, 80, 320)]
+    waits = [next_poll(in_progress(), 0.0, pace_of(median), NOW) for median in (5, 20, 80, 320)]
     assert all(sooner < later for sooner, later in pairwise(waits))
 
 
 def test_a_row_whose_create_was_never_confirmed_is_looked_at_as_a_new_one() -> None:
-    assert next_look(requested(), None, IGNORANT, NOW) == next_look(
+    assert next_poll(requested(), None, IGNORANT, NOW) == next_poll(
         in_progress(), None, IGNORANT, NOW
     )
 
 
 @pytest.mark.parametrize("seconds", [40, 90, 300, 1200])
-def test_a_percentage_aims_the_next_look_at_the_end(seconds: float) -> None:
+def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float) -> None:
     age = seconds / 2
-    aimed = next_look(in_progress(), 50.0, IGNORANT, NOW + age) - NOW
+    aimed = next_poll(in_progress(), 50.0, IGNORANT, NOW + age) - NOW
     assert aimed - age <= LOOK_AFTER_AT_MOST
     assert min(0.7 * seconds, age + LOOK_AFTER_AT_MOST) <= aimed <= 1.6 * seconds
 
 
-def test_the_closer_to_the_end_the_sooner_is_the_next_look() -> None:
-    waits = [next_look(in_progress(), done, IGNORANT, NOW + 200) for done in (10, 30, 60, 90)]
+def test_the_closer_to_the_end_the_sooner_is_the_next_poll() -> None:
+    waits = [next_poll(in_progress(), done, IGNORANT, NOW + 200) for done in (10, 30, 60, 90)]
     assert all(later >= sooner for later, sooner in pairwise(waits))
 
 
@@ -102,8 +107,8 @@ def test_the_closer_to_the_end_the_sooner_is_the_next_look() -> None:
 def test_a_look_is_never_at_once_and_never_far_off(
     percent: float | None, age: float, *, looked: bool
 ) -> None:
-    row = in_progress(looked_at=NOW + age / 2, percent_complete=10.0) if looked else in_progress()
-    wait = next_look(row, percent, IGNORANT, NOW + age) - (NOW + age)
+    row = polled(NOW + age / 2, 10.0) if looked else in_progress()
+    wait = next_poll(row, percent, IGNORANT, NOW + age) - (NOW + age)
     assert LOOK_AFTER_AT_LEAST <= wait <= LOOK_AFTER_AT_MOST_EVER
 
 
@@ -143,75 +148,33 @@ def test_an_even_download_is_seen_soon_with_few_looks(seconds: float) -> None:
     assert len(until_ready) <= 12
 
 
-# --- The chance
-
-
-def test_the_chance_grows_with_the_time_since_the_last_look() -> None:
-    row = in_progress(looked_at=NOW + 10, percent_complete=20.0)
-    chances = [chance_ready(row, IGNORANT, NOW + 10 + later) for later in (0, 10, 40, 90, 900)]
-    assert chances[0] == 0.0
-    assert all(0 <= less < more <= 1 for less, more in pairwise(chances))
-
-
-def test_a_create_whose_answer_was_lost_is_worth_a_look_whatever_it_finds() -> None:
-    assert chance_ready(transitions.create_sent(requested(), NOW), IGNORANT, NOW) == 1.0
-
-
-def test_what_a_create_found_there_already_is_worth_a_look() -> None:
-    row = transitions.create_accepted(requested(), 100.0, NOW, NOW, was_there=True)
-    assert chance_ready(row, IGNORANT, NOW + 1) == 1.0
-
-
-def test_a_download_that_was_there_before_its_create_is_worth_a_look() -> None:
-    row = transitions.create_accepted(requested(), 100.0, NOW, NOW, was_there=True)
-    assert chance_ready(row, IGNORANT, NOW) == 1.0
-
-
-def test_what_should_have_been_ready_long_ago_is_worth_a_look() -> None:
-    row = in_progress(looked_at=NOW + 20 * HOUR, percent_complete=0.0)
-    assert chance_ready(row, pace_of(5, 0.1), NOW + 20 * HOUR) == 1.0
-
-
 # --- What to do first
 
 
-def likely(lane: Lane = Lane.LIVE) -> Download:
-    return in_progress(f"{1:032x}", due_at=NOW - 1, created_at=NOW - HOUR, lane=lane)
-
-
-def unlikely() -> Download:
-    return in_progress(f"{2:032x}", due_at=NOW - 900, created_at=NOW - 1)
+def poll(number: int = 1, **changes: Any) -> Download:
+    return due(in_progress(f"{number:032x}", **changes), NOW)
 
 
 def test_every_due_row_is_planned_once() -> None:
-    rows = [likely(), unlikely(), deleting(), requested(due_at=None)]
+    rows = [poll(), poll(2), deleting(), requested()]
     rows += [replace(row, lane=Lane.BACKFILL, download_type=AUDIO) for row in rows]
-    assert sorted(map(repr, plan(rows, IGNORANT, NOW))) == sorted(map(repr, rows))
+    assert sorted(map(repr, plan(rows))) == sorted(map(repr, rows))
 
 
-def test_a_look_that_is_not_likely_to_succeed_comes_last() -> None:
-    rows = [unlikely(), requested(), likely(), deleting()]
-    assert plan(rows, IGNORANT, NOW)[-1] == rows[0]
-
-
-@pytest.mark.parametrize(
-    "urgent", [likely(), requested(), unlikely(), deleting()], ids=["likely", "create", "un", "del"]
-)
+@pytest.mark.parametrize("urgent", [poll(), requested(), deleting()], ids=lambda row: row.step)
 def test_live_rows_go_before_those_of_a_backfill(urgent: Download) -> None:
-    rows = [likely(Lane.BACKFILL), requested(lane=Lane.BACKFILL, due_at=NOW - HOUR), urgent]
-    assert plan(rows, IGNORANT, NOW)[0] is urgent
+    rows = [poll(lane=Lane.BACKFILL), due(requested(lane=Lane.BACKFILL), NOW - HOUR), urgent]
+    assert plan(rows)[0] is urgent
 
 
-def test_creates_go_in_the_order_in_which_they_wait() -> None:
-    rows = [requested(f"{late:032x}", due_at=NOW - late) for late in (10, 30, 20)]
-    assert plan(rows, IGNORANT, NOW) == [rows[1], rows[2], rows[0]]
-
-
-def test_neither_creates_nor_likely_looks_wait_for_all_of_the_others() -> None:
-    creates = [requested(f"{number:032x}") for number in range(100)]
-    looks = [replace(likely(), video_uid=f"{number:032x}") for number in range(100)]
-    steps = [row.step for row in plan([*creates, *looks], IGNORANT, NOW)][:20]
-    assert {Step.CREATE, Step.LIST} == set(steps)
+def test_creates_and_polls_take_turns_the_oldest_of_each_first() -> None:
+    creates = [due(requested(f"{late:032x}"), NOW - late) for late in (1, 3, 2)]
+    polls = [due(poll(late), NOW - late) for late in (10, 30, 20)]
+    assert plan([*creates, *polls]) == [
+        *[creates[1], creates[2], polls[1]],
+        *[creates[0], polls[2]],
+        polls[0],
+    ]
 
 
 # --- The pace
@@ -301,8 +264,8 @@ def test_a_percentage_narrows_it_down() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [requested(), in_progress(looked_at=NOW), in_progress(recreations=1)],
-    ids=["no create known", "looked at before", "made anew"],
+    [requested(), polled(NOW, 0.0), in_progress(recreations=1)],
+    ids=["no create known", "polled before", "created again"],
 )
 def test_only_the_first_look_at_an_ordinary_download_teaches(row: Download) -> None:
     assert first_sample(row, 100.0, NOW + 60) is None
@@ -324,6 +287,6 @@ def test_a_retry_comes_within_half_a_minute_then_later_up_to_a_quarter_of_an_hou
 
 
 def test_progress_that_slows_down_is_not_asked_for_more_often() -> None:
-    half, most = (in_progress(looked_at=NOW + 100, percent_complete=done) for done in (47.0, 95.0))
-    assert next_look(half, 95.5, IGNORANT, NOW + 200) - (NOW + 200) < 100
-    assert next_look(most, 95.5, IGNORANT, NOW + 200) - (NOW + 200) >= 100
+    half, most = (polled(NOW + 100, percent) for percent in (47.0, 95.0))
+    assert next_poll(half, 95.5, IGNORANT, NOW + 200) - (NOW + 200) < 100
+    assert next_poll(most, 95.5, IGNORANT, NOW + 200) - (NOW + 200) >= 100
