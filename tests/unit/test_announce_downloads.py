@@ -104,6 +104,14 @@ def test_bookkeeping_on_a_ready_row_is_not_announced_again() -> None:
     assert announced(change(row, replace(row, work=Work(Step.DELETE, 900.0)))) == []
 
 
+def test_a_ready_download_whose_url_changes_is_announced_again() -> None:
+    row = ready()
+    moved = URL.replace("customer-", "customer-2")
+    ((kind, detail),) = announced(change(row, replace(row, url=moved)))
+    assert kind == "Download Ready"
+    assert detail["url"] == moved
+
+
 def test_a_removed_item_is_not_announced() -> None:
     record = {"eventName": "REMOVE", "dynamodb": {"OldImage": to_item(ready())}}
     assert announced(record) == []

@@ -19,6 +19,8 @@ DETAIL_TYPES: Final = {
     Status.ERROR: "Download Failed",
     Status.DELETED: "Download Deleted",
 }
+# The attributes of which a change is announced.
+ANNOUNCED: Final = ("status", "url")
 # As many as EventBridge takes at once
 # (https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html).
 ENTRIES_AT_ONCE: Final = 10
@@ -56,11 +58,15 @@ def announce(
 
 
 def entry_of(record: Mapping[str, Any], bus_name: str) -> PutEventsRequestEntryTypeDef | None:
-    """The event of a change, or None if the change ends nothing."""
+    """Return the event of a change: a download has ended, or a ready one has another URL.
+
+    Returns:
+        None for any other change.
+    """
     after = record["dynamodb"].get("NewImage", {})
     before = record["dynamodb"].get("OldImage", {})
     detail_type = DETAIL_TYPES.get(after.get("status", {}).get("S"))
-    if detail_type is None or before.get("status") == after["status"]:
+    if detail_type is None or all(before.get(name) == after.get(name) for name in ANNOUNCED):
         return None
     return {
         "Source": SOURCE,
