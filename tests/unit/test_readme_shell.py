@@ -34,10 +34,15 @@ esac
 
 def functions() -> str:
     """Return the README's block that defines ``output`` and ``invoke``."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", readme, re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if "invoke() (" in block]
-    return textwrap.dedent(block)
+    (block,) = blocks("README.md", "invoke() (")
+    return block
+
+
+def blocks(document: str, part: str) -> list[str]:
+    """Return the shell commands of a document, block by block, that contain a text."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    found = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for block in found if part in block]
 
 
 def run(
@@ -65,6 +70,17 @@ def run(
     )
     assert not list((directory / "temporary").iterdir())
     return process, record.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("document", ["README.md", "docs/packaged-template.md"])
+def test_both_variables_of_the_region_are_set(shell: str, document: str) -> None:
+    """A shell expands all arguments of ``export`` before it sets the first variable."""
+    (block,) = blocks(document, "export AWS_REGION=")
+    exports = "\n".join(line for line in block.splitlines() if line.startswith("export "))
+    command = f'{exports}\nprintf "%s %s" "$AWS_REGION" "$AWS_DEFAULT_REGION"'
+    said = subprocess.run([shell, "-c", command], env={}, capture_output=True, check=True)
+    assert said.stdout == b"us-east-1 us-east-1"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
