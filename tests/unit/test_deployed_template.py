@@ -119,9 +119,23 @@ def test_sam_adds_no_policy_that_the_template_does_not_tell_of(function: str) ->
     assert all(name in text for name in known)
     added = [found for found in statements(function) if "Sid" not in found]
     queue = {"Fn::GetAtt": ["FailedInvocationsQueue", "Arn"]}
+    assert bool(added) == (function != "ReceiveWebhook")
     for statement in added:
         assert actions(statement) == {"sqs:SendMessage"}
         assert statement["Resource"] == queue
+
+
+def test_a_schedule_invokes_its_function_and_no_other() -> None:
+    schedules = of_type(deployed(), "AWS::Scheduler::Schedule")
+    assert len(schedules) == 2
+    for schedule in schedules.values():
+        target = schedule["Properties"]["Target"]
+        role = deployed()[target["RoleArn"]["Fn::GetAtt"][0]]["Properties"]
+        (policy,) = role["Policies"]
+        (statement,) = policy["PolicyDocument"]["Statement"]
+        assert actions(statement) == {"lambda:InvokeFunction"}
+        assert statement["Resource"] == target["Arn"]
+        assert "ManagedPolicyArns" not in role
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -177,6 +177,11 @@ def test_the_runbook_has_every_alarm(name: str) -> None:
     assert f"\n### {name.removesuffix('Alarm')}\n" in runbook.partition("\n## ")[0]
 
 
+def test_the_query_of_webhooks_counts_what_a_flood_left_out_of_the_log() -> None:
+    query = template()["Resources"]["WebhooksQuery"]["Properties"]["QueryString"]
+    assert "sum(not_logged_since)" in query
+
+
 @pytest.mark.parametrize("name", template()["Parameters"])
 def test_the_readme_has_every_parameter(name: str) -> None:
     assert f"| `{name}` |" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
