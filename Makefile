@@ -76,7 +76,7 @@ undeploy: $(VENV)/installed ## delete the stack from AWS (the downloads table st
 # The layer first: the development environment takes over its versions.
 LOCK := uv pip compile --quiet --upgrade --no-config --no-emit-index-url --generate-hashes \
 	--custom-compile-command "make lock"
-lock: $(VENV)/installed ## resolve every requirements file anew
+lock: $(VENV)/installed ## resolve every requirements file again
 	$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux2014 \
 		layers/stream_downloads/requirements.in -o layers/stream_downloads/requirements.txt
 	for name in tools development emulator audit fuzz; do \

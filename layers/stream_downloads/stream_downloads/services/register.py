@@ -23,7 +23,7 @@ def register(
     """Subscribe our URL unless it is, and store the signing secret unless it is.
 
     Safe to repeat: what an earlier run left half done (subscribed, but the answer lost or the
-    secret not stored), or a secret that Cloudflare has changed since, is mended.
+    secret not stored), or a secret that Cloudflare has changed since, is fixed.
 
     Raises:
         ForeignSubscription: another URL is subscribed, and ``force`` is not set.
