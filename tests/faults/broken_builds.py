@@ -179,8 +179,8 @@ BREAKS: tuple[Break, ...] = (
         "a webhook revives a tombstone",
         6,
         f"{PACKAGE}/domain/transitions.py",
-        "    if row.reopens:\n        return request_again(row, now, lane=lane)\n",
-        "    if not row.url:\n        return request_again(row, now, lane=lane)\n",
+        "    if row.reopens:\n        return request_again(row, now, video=video, lane=lane)\n",
+        "    if not row.url:\n        return request_again(row, now, video=video, lane=lane)\n",
         (CRASHES,),
     ),
     Break(

@@ -61,7 +61,7 @@ def stored(secretsmanager: SecretsManagerClient, stage: str = "AWSCURRENT") -> s
 
 
 def budget_used(budget: Budget) -> object:
-    return budget.state()["used"]
+    return budget.usage().used
 
 
 def test_nobody_subscribed_so_we_are_and_the_secret_is_stored(
@@ -220,7 +220,7 @@ def test_a_429_closes_the_gate_for_everybody(simulator: StreamSimulator, budget:
     simulator.faults.script(Fault.THROTTLED, calls=["get webhook"])
     with pytest.raises(Refused, match="429"):
         invoke()
-    assert budget.state()["blocked_until"] > time.time()
+    assert (budget.usage().blocked_until or 0) > time.time()
     with pytest.raises(NotNow):
         invoke()
     assert len(simulator.calls) == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stream_downloads.adapters.shared_state import Budget, Lease, Record
+from stream_downloads.adapters.shared_state import Budget, Lease, Record, Usage
 from stream_downloads.domain.request_budget import (
     BLOCK_AT_MOST,
     BLOCK_WITHOUT_RETRY_AFTER,
@@ -137,11 +137,11 @@ def test_nothing_is_written_when_nothing_is_granted(budget: Budget, control: Con
 def test_the_state_says_what_is_used(budget: Budget, clock: VirtualClock) -> None:
     budget.take(30, Asker.POLLER)
     budget.take(3, Asker.OPERATOR)
-    assert budget.state() == {"limit": LIMIT, "used": 33, "blocked_until": None}
+    assert budget.usage() == Usage(33, LIMIT, None)
     budget.close(60)
-    assert budget.state()["blocked_until"] == START + 60 + DATE_ERROR
+    assert budget.usage().blocked_until == START + 60 + DATE_ERROR
     clock.sleep(COUNTS_FOR)
-    assert budget.state() == {"limit": LIMIT, "used": 0, "blocked_until": None}
+    assert budget.usage() == Usage(0, LIMIT, None)
 
 
 @pytest.mark.parametrize("limit", [600, 1200])
@@ -260,13 +260,13 @@ def test_the_gate_closes_for_as_long_as_cloudflare_says_within_reason(
     budget: Budget, retry_after: float | None, seconds: float
 ) -> None:
     budget.close(retry_after)
-    assert budget.state()["blocked_until"] == START + seconds + DATE_ERROR
+    assert budget.usage().blocked_until == START + seconds + DATE_ERROR
 
 
 def test_a_second_429_never_opens_the_gate_sooner(budget: Budget, other: Budget) -> None:
     budget.close(300)
     other.close(1)
-    assert budget.state()["blocked_until"] == START + 300 + DATE_ERROR
+    assert budget.usage().blocked_until == START + 300 + DATE_ERROR
 
 
 def test_a_batch_of_429s_is_written_once(budget: Budget, control: Contested) -> None:
@@ -275,13 +275,16 @@ def test_a_batch_of_429s_is_written_once(budget: Budget, control: Contested) -> 
     assert control.writes == 1
 
 
-@pytest.mark.parametrize(("lose", "blocked_until"), [(10, START + 60 + DATE_ERROR), (1000, None)])
+@pytest.mark.parametrize(("lose", "of_others"), [(10, START + 60 + DATE_ERROR), (1000, None)])
 def test_the_gate_closes_although_races_are_lost_but_does_not_try_for_ever(
-    budget: Budget, control: Contested, lose: int, blocked_until: float | None
+    budget: Budget, other: Budget, control: Contested, lose: int, of_others: float | None
 ) -> None:
     control.lose = lose
     budget.close(60)
-    assert budget.state()["blocked_until"] == blocked_until
+    control.lose = 0
+    assert budget.usage().blocked_until == START + 60 + DATE_ERROR
+    assert budget.take(1, Asker.OPERATOR).count == 0
+    assert other.usage().blocked_until == of_others
 
 
 def test_a_grant_from_before_a_429_is_not_used_after_it(

@@ -116,7 +116,7 @@ def test_no_create_begins_once_the_time_for_all_of_them_is_over(
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert len(world.simulator.calls) == 1
-    used, _, _ = world.service.gateway.used()
+    used, _, _ = world.service.gateway.usage()
     assert used == 1
     assert CREATE_SECONDS < ALL_CREATES_SECONDS
 

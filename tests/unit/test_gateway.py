@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from botocore.exceptions import ClientError
 
 from stream_downloads.adapters.observability import Metric
 from stream_downloads.adapters.secrets import SecretUnavailable
@@ -115,7 +116,7 @@ def test_a_permit_is_taken_from_the_limit_that_all_functions_share(stage: Stage)
     assert stage.gateway.permit(3, Asker.OPERATOR).count == 3
     assert stage.others.take(LIMIT, Asker.OPERATOR).count == LIMIT - 3
     assert stage.gateway.permit(1, Asker.OPERATOR).count == 0
-    assert stage.gateway.used() == (LIMIT, LIMIT, None)
+    assert stage.gateway.usage() == (LIMIT, LIMIT, None)
 
 
 def test_a_permit_leaves_a_part_of_the_limit_to_others(stage: Stage) -> None:
@@ -136,7 +137,7 @@ def test_a_permit_without_credentials_takes_nothing(stage: Stage) -> None:
     with pytest.raises(SecretUnavailable):
         stage.gateway.permit(1, Asker.POLLER)
     assert stage.metrics == [Metric.CREDENTIALS_REFUSED]
-    assert stage.others.state()["used"] == 0
+    assert stage.others.usage().used == 0
 
 
 # --- Send
@@ -284,7 +285,7 @@ def test_a_caller_hears_that_the_limit_is_used_up(stage: Stage) -> None:
 
 def test_a_caller_hears_until_when_cloudflare_wants_no_requests(stage: Stage) -> None:
     stage.others.close(60)
-    until = stage.others.state()["blocked_until"]
+    until = stage.others.usage().blocked_until or 0.0
     with pytest.raises(NotNow, match=f"try again after {iso_time(until)}"):
         stage.ask()
 
@@ -306,3 +307,27 @@ def test_what_the_answer_to_a_caller_says_of_the_limit_is_shared_at_once(stage: 
     stage.simulator.others_send(1195)
     stage.ask()
     assert stage.others.take(LIMIT, Asker.OPERATOR).count < 5
+
+
+def fail(*_: object) -> NoReturn:
+    raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow"}}, "PutItem")
+
+
+def test_an_answer_stands_although_its_header_cannot_be_shared(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Budget, "settle", fail)
+    assert stage.ask()
+
+
+def test_a_429_that_cannot_be_shared_closes_the_gate_of_this_process(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.simulator.faults.script(Fault.THROTTLED)
+    grant = stage.gateway.permit(1, Asker.POLLER)
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryControl, "write", fail)
+        with pytest.raises(Refused) as refused:
+            stage.send(grant)
+    assert refused.value.kind is RefusalKind.THROTTLED
+    assert stage.gateway.permit(1, Asker.OPERATOR).blocked_until > stage.clock()

@@ -688,7 +688,7 @@ def test_a_429_closes_the_gate_and_leaves_the_row_as_it_was(
     assert faulty(world, row, fault) is Verdict.THROTTLED
     after = in_table(world, row)
     assert after == replace(row, version=after.version)
-    _, _, blocked_until = world.service.gateway.used()
+    _, _, blocked_until = world.service.gateway.usage()
     seconds = {Fault.THROTTLED: 60, Fault.THROTTLED_HUGE: 900}.get(fault, 300)
     assert seconds <= (blocked_until or 0.0) - NOW <= seconds + 3
 

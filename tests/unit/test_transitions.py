@@ -88,6 +88,10 @@ def listed_with_bad_url(row: Download, now: float) -> Download:
     return transitions.listed_with_bad_url(row, now + 9, RECHECK, now)
 
 
+def video_is_ready(row: Download, now: float, lane: Lane = Lane.LIVE) -> Download:
+    return transitions.video_is_ready(row, VIDEO, now, lane=lane)
+
+
 def video_found(row: Download, now: float) -> Download:
     return transitions.video_found(row, VIDEO, now + 9, now)
 
@@ -147,7 +151,7 @@ REQUESTS: tuple[Transition, ...] = (
     transitions.request_again,
     transitions.retry,
     transitions.delete,
-    transitions.video_is_ready,
+    video_is_ready,
     transitions.video_has_failed,
 )
 # What the request of a step can lead to.
@@ -274,7 +278,7 @@ def test_no_answer_of_cloudflare_takes_a_state_back(state: str, answer: Transiti
     row = ROWS[state]
     possible = NEXT[row.status]
     if state == "ready, but vanished" and answer in (video_found, video_renamed):
-        possible = {Status.REQUESTED}
+        possible = {Status.REQUESTED, Status.READY}  # by how old its lists are
     elif answer is fail_video:
         possible = {Status.ERROR}
     for later in CLOCKS:
@@ -342,13 +346,13 @@ def test_a_request_during_a_delete_creates_only_after_the_delete() -> None:
     assert row.creation is None
 
 
-@pytest.mark.parametrize("ask", [transitions.request_again, transitions.video_is_ready])
+@pytest.mark.parametrize("ask", [transitions.request_again, video_is_ready])
 @pytest.mark.parametrize("row", [requested(lane=Lane.BACKFILL), in_progress(lane=Lane.BACKFILL)])
 def test_a_live_request_does_not_wait_behind_a_backfill(ask: Transition, row: Download) -> None:
     assert ask(row, NOW + 9) == replace(row, lane=Lane.LIVE)
 
 
-@pytest.mark.parametrize("ask", [transitions.request_again, transitions.video_is_ready])
+@pytest.mark.parametrize("ask", [transitions.request_again, video_is_ready])
 @pytest.mark.parametrize("row", [requested(), in_progress(), requested(lane=Lane.BACKFILL)])
 def test_a_backfill_changes_nothing_that_waits(ask: Callable[..., Download], row: Download) -> None:
     assert ask(row, NOW + 9, lane=Lane.BACKFILL) is row
@@ -357,16 +361,16 @@ def test_a_backfill_changes_nothing_that_waits(ask: Callable[..., Download], row
 @pytest.mark.parametrize("state", ["ready", "error", "deleting", "deleted"])
 def test_a_webhook_leaves_the_lane_of_what_has_ended(state: str) -> None:
     row = replace(ROWS[state], lane=Lane.BACKFILL)
-    assert transitions.video_is_ready(row, NOW + 9) is row
+    assert video_is_ready(row, NOW + 9) is row
 
 
 @pytest.mark.parametrize("state", sorted(set(ROWS) - {"video failed"}))
 def test_a_webhook_of_a_ready_video_opens_nothing_that_ended_otherwise(state: str) -> None:
-    assert transitions.video_is_ready(ROWS[state], NOW + 9) is ROWS[state]
+    assert video_is_ready(ROWS[state], NOW + 9) is ROWS[state]
 
 
 def test_a_webhook_of_a_ready_video_opens_what_ended_because_of_the_video() -> None:
-    row = transitions.video_is_ready(ROWS["video failed"], NOW + 9)
+    row = video_is_ready(ROWS["video failed"], NOW + 9)
     assert row.status is Status.REQUESTED
     assert row.work == Work(Step.CREATE, NOW + 9)
 
@@ -689,7 +693,7 @@ def test_a_bad_url_on_a_ready_row_never_takes_its_url() -> None:
 
 
 def test_a_reschedule_keeps_a_ready_download() -> None:
-    row = transitions.reschedule(ROWS["ready, its retention over"], RECHECK)
+    row = transitions.keep_ready(ROWS["ready, its retention over"], RECHECK)
     assert row == ready()
 
 
@@ -798,7 +802,7 @@ def test_a_video_is_gone_only_after_a_grace_and_a_second_check(
     ended = video_not_found(first, NOW + GONE_GRACE)
     assert ended.status is status
     assert ended.error_code == (ErrorCode.VIDEO_GONE if status is Status.ERROR else None)
-    reopened = transitions.video_is_ready(ended, NOW + DAY).status is Status.REQUESTED
+    reopened = video_is_ready(ended, NOW + DAY).status is Status.REQUESTED
     assert reopened == (status is Status.ERROR)
 
 
@@ -862,3 +866,37 @@ def test_a_refused_delete_before_a_new_create_ends_in_cloudflares_own_reason() -
     assert ended.error_code == NOT_READY.code
     assert ended.error_message == NOT_READY.message
     assert transitions.retry(ended, NOW) == transitions.request_again(ended, NOW)
+
+
+def test_a_video_of_which_nothing_new_is_known_moves_nothing_that_consumers_see() -> None:
+    video = Video(UID, creator="me", name="clip", duration_seconds=5.5, requires_signed_url=True)
+    row = transitions.request(video, requested().download_type, NOW)
+    assert transitions.video_found(row, video, NOW + 9, NOW + 9).updated_at == row.updated_at
+
+
+@pytest.mark.parametrize("ask", ["webhook", "operator"])
+def test_a_row_that_opens_again_takes_over_what_is_known_of_its_video(ask: str) -> None:
+    video = Video(UID, name="clip", duration_seconds=5.5)
+    row = fail_video(requested(), NOW)
+    if ask == "webhook":
+        row = transitions.video_is_ready(row, video, NOW + 9)
+    else:
+        row = transitions.request_again(row, NOW + 9, video=video)
+    assert row.name == "clip"
+    assert row.duration_seconds == 5.5
+
+
+def test_a_create_that_is_repeated_while_in_progress_moves_nothing_that_consumers_see() -> None:
+    row = transitions.deleted(transitions.listed_failed(in_progress(), NOW + 60), NOW + 120)
+    again = create_accepted(transitions.create_sent(row, NOW + 180), NOW + 181)
+    assert again.updated_at == row.updated_at
+
+
+def test_lists_that_are_old_by_the_time_the_video_is_found_take_no_url_away() -> None:
+    gone = transitions.unlisted(transitions.unlisted(ready(), NOW), NOW + UNLISTED_GRACE)
+    assert gone.step is Step.GET_VIDEO
+    late = video_found(gone, NOW + DAY / 2)
+    assert late.url == gone.url
+    assert late.step is Step.RECHECK
+    listed_again = transitions.unlisted(late, NOW + DAY / 2 + 1)
+    assert video_found(listed_again, NOW + DAY / 2 + 2).status is Status.REQUESTED

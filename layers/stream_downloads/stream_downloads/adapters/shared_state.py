@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from stream_downloads.domain.request_budget import USE_WITHIN, Allowance, Asker, RateLimit
+from stream_downloads.adapters.observability import logger
+from stream_downloads.domain.request_budget import (
+    USE_WITHIN,
+    Allowance,
+    Asker,
+    RateLimit,
+    block_seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,6 +119,20 @@ class Grant:
     contended: bool = False
 
 
+class Usage(NamedTuple):
+    """The use of the request limit.
+
+    Attributes:
+        used: requests of the last five minutes.
+        limit: the most in any rolling five minutes.
+        blocked_until: when the gate opens after a 429, epoch seconds; None if it is open.
+    """
+
+    used: int
+    limit: int
+    blocked_until: float | None
+
+
 class Budget:
     """Share the request budget of the whole stack through the control table."""
 
@@ -126,6 +147,7 @@ class Budget:
         self._monotonic = monotonic
         self._observed: RateLimit | None = None
         self._closed_at: float | None = None
+        self._closed_until = 0.0
 
     def take(self, wanted: int, asker: Asker, *, leave: float = 0.0) -> Grant:
         """Take up to ``wanted`` permits; return at once, with fewer or none if need be.
@@ -144,6 +166,7 @@ class Budget:
             if started >= give_up_at:
                 break
             allowance, version = self._read()
+            allowance = self._keep_closed(allowance)
             reserved = allowance.reserved_from(asker) + math.ceil(leave * self._limit)
             available = allowance.available(reserved)
             count = min(wanted, available)
@@ -167,13 +190,15 @@ class Budget:
             retry_after: seconds, as Cloudflare said; None if it did not, or not in seconds.
         """
         self._closed_at = self._monotonic()
+        self._closed_until = self._closed_at + block_seconds(retry_after)
         self._change(lambda allowance: allowance.block(retry_after))
 
     def observe(self, rate: RateLimit) -> None:
         """Remember the least that Cloudflare said remains; `settle` writes it down."""
         # Several threads may come here at once. One that overwrites another's figure loses a
         # reading, not the guarantee: the next answer carries it again.
-        if self._observed is None or rate.remaining < self._observed.remaining:
+        observed = self._observed
+        if observed is None or rate.remaining < observed.remaining:
             self._observed = rate
 
     def settle(self) -> None:
@@ -182,14 +207,11 @@ class Budget:
         if rate is not None:
             self._change(lambda allowance: allowance.under(rate))
 
-    def state(self) -> dict[str, Any]:
-        """Return the limit, what of it is used, and when the gate opens (None: it is open)."""
-        allowance, _ = self._read()
-        return {
-            "limit": self._limit,
-            "used": allowance.used,
-            "blocked_until": allowance.blocked_until if allowance.is_blocked else None,
-        }
+    def usage(self) -> Usage:
+        """Return what is used of the limit now."""
+        allowance = self._keep_closed(self._read()[0])
+        blocked_until = allowance.blocked_until if allowance.is_blocked else None
+        return Usage(allowance.used, self._limit, blocked_until)
 
     def _change(self, change: Callable[[Allowance], Allowance]) -> None:
         """Apply a change that must not get lost, however many others write at the same time."""
@@ -198,10 +220,18 @@ class Budget:
             changed = change(allowance)
             if changed == allowance or self._write(changed, version):
                 return
+        logger.error("The request budget could not be changed: others were faster each time")
 
     def _read(self) -> tuple[Allowance, int]:
         record = self._control.read(self.NAME)
         return Allowance.parse(record.value, self._limit, record.now), record.version
+
+    def _keep_closed(self, allowance: Allowance) -> Allowance:
+        """Return the allowance blocked by a 429 of this process that could not be written down."""
+        closed_for = self._closed_until - self._monotonic()
+        if closed_for <= 0 or allowance.is_blocked:
+            return allowance
+        return replace(allowance, blocked_until=allowance.now + closed_for)
 
     def _write(self, allowance: Allowance, version: int) -> bool:
         return self._control.write(self.NAME, allowance.as_value(), version)

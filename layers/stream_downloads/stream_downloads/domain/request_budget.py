@@ -175,9 +175,7 @@ class Allowance:
 
     def block(self, retry_after: float | None) -> Allowance:
         """Return the allowance with the gate closed for ``retry_after`` seconds, within bounds."""
-        seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after
-        seconds = min(BLOCK_AT_MOST, max(BLOCK_AT_LEAST, seconds))
-        until = self.now + seconds + DATE_ERROR
+        until = self.now + block_seconds(retry_after)
         return replace(self, blocked_until=max(self.blocked_until, until))
 
     def under(self, rate: RateLimit) -> Allowance:
@@ -191,3 +189,9 @@ class Allowance:
             return self
         seconds = min(rate.reset_seconds, float(WINDOW))
         return replace(self, ceiling=ceiling, ceiling_until=self.now + seconds + DATE_ERROR)
+
+
+def block_seconds(retry_after: float | None) -> float:
+    """Return for how many seconds a 429 closes the gate: what Cloudflare said, within bounds."""
+    seconds = BLOCK_WITHOUT_RETRY_AFTER if retry_after is None else retry_after
+    return min(BLOCK_AT_MOST, max(BLOCK_AT_LEAST, seconds)) + DATE_ERROR

@@ -65,12 +65,22 @@ def request(
     )
 
 
-def request_again(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
+def request_again(
+    row: Download, now: float, *, video: Video | None = None, lane: Lane = Lane.LIVE
+) -> Download:
     """Request a download that had ended or was being deleted; bring forward one of a backfill.
 
     What exists at Cloudflare is deleted first: a delete that is under way could be carried out
     after the create, and a create over a failed download answers with the old failure.
+
+    Args:
+        row: in any status.
+        now: the time of the request.
+        video: as it is known now, if it is; the row takes its facts over.
+        lane: the priority of the request.
     """
+    if video:
+        row = _with_facts(row, video, now)
     if row.status in (Status.ERROR, Status.DELETING, Status.DELETED):
         return _requested_again(row, now, lane)
     return _brought_forward(row, lane)
@@ -85,15 +95,15 @@ def retry(row: Download, now: float) -> Download:
     return request_again(row, now)
 
 
-def video_is_ready(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
-    """Take in that the video is ready: a row that had ended because of the video opens again."""
+def video_is_ready(row: Download, video: Video, now: float, *, lane: Lane = Lane.LIVE) -> Download:
+    """Open a row that had ended because of its video, which is ready now."""
     if row.reopens:
-        return request_again(row, now, lane=lane)
+        return request_again(row, now, video=video, lane=lane)
     return _brought_forward(row, lane)
 
 
 def video_has_failed(row: Download, now: float) -> Download:
-    """Take in a webhook that says the video failed: check the video, as webhooks have no order."""
+    """Check the video after a webhook that says it failed: webhooks come in any order."""
     if row.work is None or row.status not in (Status.REQUESTED, Status.INPROGRESS):
         return row
     if row.work.step is Step.DELETE:
@@ -118,13 +128,13 @@ def create_sent(row: Download, now: float) -> Download:
 
 
 def create_not_sent(row: Download, due_at: float) -> Download:
-    """Take a create back that certainly never left, or never arrived."""
+    """Undo a create that was not sent, or did not arrive."""
     work = replace(_work(row), step=Step.CREATE, due_at=due_at)
     return replace(row, work=work, creation=None)
 
 
 def create_failed(row: Download, retry_at: float, reason: Reason, now: float) -> Download:
-    """Repeat a create that certainly never arrived, after a pause."""
+    """Repeat, after a pause, a create that did not arrive."""
     return try_again(create_not_sent(row, retry_at), retry_at, reason, now)
 
 
@@ -141,10 +151,8 @@ def create_accepted(
         was_there: the download is older than this create, so that its age is unknown.
     """
     sent_at = row.creation.sent_at if row.creation else now
-    return _become(
-        row,
-        Status.INPROGRESS,
-        now,
+    return replace(
+        _in_progress(row, now),
         percent_complete=percent or 0.0,
         work=Work(Step.LIST, poll_at),
         creation=Creation(sent_at, accepted_at=now, polled_at=now if was_there else None),
@@ -192,9 +200,8 @@ def listed_in_progress(
         return fail(row, Reason(ErrorCode.NOT_READY_FOR_A_DAY, message), now)
     if percent is None:
         percent = row.percent_complete or 0.0
-    if row.status is not Status.INPROGRESS:  # a percentage alone does not move `updated_at`
-        row = _become(row, Status.INPROGRESS, now)
     work = Work(Step.LIST, poll_at)
+    row = _in_progress(row, now)
     return replace(row, percent_complete=percent, work=work, creation=creation)
 
 
@@ -227,13 +234,13 @@ def listed_ready(row: Download, url: str, maintenance: Work, now: float) -> Down
     return replace(row, ready_at=row.updated_at)
 
 
-def reschedule(row: Download, maintenance: Work) -> Download:
+def keep_ready(row: Download, maintenance: Work) -> Download:
     """Keep a ready download that was to be deleted: its retention has been changed since."""
     return replace(row, work=maintenance)
 
 
 def listed_with_bad_url(row: Download, retry_at: float, maintenance: Work, now: float) -> Download:
-    """Wait for a good URL, for a day. A download that is ready keeps the URL that it has."""
+    """Retry a list with a bad URL for a day. A ready download keeps the URL that it has."""
     message = "Cloudflare reports the download as ready with a URL that is not one of its own."
     reason = Reason(ErrorCode.URL_REFUSED, message)
     trouble = _trouble(row, TroubleKind.BAD_URL, reason, now)
@@ -256,7 +263,7 @@ def listed_failed(row: Download, now: float) -> Download:
 
 
 def unlisted(row: Download, now: float) -> Download:
-    """Take in a list that does not show the download.
+    """Handle a list that does not show the download.
 
     A create that was never confirmed is repeated. Anything that Cloudflare had accepted must be
     missing from two lists, a grace apart; then a ready download's video is checked, and any other
@@ -285,10 +292,10 @@ def unlisted(row: Download, now: float) -> Download:
 
 
 def video_found(row: Download, video: Video, retry_at: float, now: float) -> Download:
-    """Go on with a row whose video exists and did not fail.
+    """Continue a row whose video exists and did not fail.
 
-    A ready download that two lists did not show is gone, and is requested again. If the video was
-    unknown meanwhile, lists have to tell once more.
+    A ready download that two lists have just not shown is gone, and is requested again. If the
+    video was unknown meanwhile, or the lists are old, the download is listed once more.
     """
     row = _with_facts(row, video, now)
     work = _work(row)
@@ -296,7 +303,9 @@ def video_found(row: Download, video: Video, retry_at: float, now: float) -> Dow
     if trouble and trouble.kind in (TroubleKind.VIDEO_UNKNOWN, TroubleKind.FAILING):
         trouble = None
     if row.status is Status.READY:
-        if trouble is None or trouble.kind is not TroubleKind.UNLISTED:
+        polled_at = row.creation.polled_at if row.creation else None
+        is_old = polled_at is None or now - polled_at > UNLISTED_GRACE
+        if is_old or trouble is None or trouble.kind is not TroubleKind.UNLISTED:
             return replace(row, work=Work(Step.RECHECK, now, trouble=trouble))
         return _requested_again(replace(row, creation=None), now, row.lane)
     if row.creation is not None:
@@ -375,6 +384,11 @@ def _become(row: Download, status: Status, now: float, **changes: Any) -> Downlo
         "reopens": False,
     }
     return replace(row, status=status, updated_at=_later(row, now), **(cleared | changes))
+
+
+def _in_progress(row: Download, now: float) -> Download:
+    """Return the row in progress. A percentage alone does not move ``updated_at``."""
+    return row if row.status is Status.INPROGRESS else _become(row, Status.INPROGRESS, now)
 
 
 def _later(row: Download, now: float) -> float:

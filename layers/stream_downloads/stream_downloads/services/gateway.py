@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from stream_downloads.adapters.observability import Metric, record
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.stream_api import RefusalKind, Refused
 from stream_downloads.domain.download import iso_time
@@ -14,7 +16,7 @@ from stream_downloads.domain.request_budget import Asker
 
 if TYPE_CHECKING:
     from stream_downloads.adapters.secrets import ApiCredentials
-    from stream_downloads.adapters.shared_state import Budget, Grant
+    from stream_downloads.adapters.shared_state import Budget, Grant, Usage
     from stream_downloads.adapters.stream_api import StreamClient
 
 P = ParamSpec("P")
@@ -44,7 +46,6 @@ class Gateway:
     """
 
     def __init__(self, budget: Budget, credentials: ApiCredentials, stream: StreamClient) -> None:
-        """Take the parts of which only the gateway makes use."""
         self.stream = stream
         self.sent = 0
         self._budget = budget
@@ -94,7 +95,7 @@ class Gateway:
             outcome = "ok"
         except Refused as refusal:
             outcome = refusal.kind
-            self._take_in(refusal, grant, headers)
+            self._handle_refusal(refusal, grant, headers)
             raise
         finally:
             self._count(call.__name__, outcome)
@@ -109,9 +110,10 @@ class Gateway:
             kwargs: its arguments.
 
         Raises:
-            NotNow: the shared limit leaves no request, or Cloudflare's rate limit was reached.
-            CloudflareError: Cloudflare was not reached, or refused.
+            NotNow: the shared limit leaves no request, or the gate is closed after a 429.
+            CloudflareError: Cloudflare was not reached, or refused, also with a 429.
             SecretUnavailable: the credentials for Cloudflare cannot be used.
+            botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
         """
         for _ in range(2):  # with fresh credentials, if they were refused and have changed
             try:
@@ -124,12 +126,14 @@ class Gateway:
 
     def settle(self) -> None:
         """Share what the last answers said about the limit of the account."""
-        self._budget.settle()
+        try:
+            self._budget.settle()
+        except (ClientError, BotoCoreError) as error:  # the next answer says it again
+            logger.warning("The account's rate limit could not be shared", extra=described(error))
 
-    def used(self) -> tuple[int, int, float | None]:
-        """Return the requests of the last five minutes, the limit, and the end of a 429 block."""
-        state = self._budget.state()
-        return state["used"], state["limit"], state["blocked_until"]
+    def usage(self) -> Usage:
+        """Return what is used of the request limit now."""
+        return self._budget.usage()
 
     def refresh_credentials(self) -> bool:
         """Read the credentials again, now; return True if they have changed."""
@@ -146,11 +150,14 @@ class Gateway:
             raise NotNow("Many functions send requests at this moment: try again.")
         raise NotNow("The requests of these five minutes are used up: try again in a minute.")
 
-    def _take_in(self, refusal: Refused, grant: Grant, headers: Mapping[str, str]) -> None:
+    def _handle_refusal(self, refusal: Refused, grant: Grant, headers: Mapping[str, str]) -> None:
         """Act on a refusal that concerns all requests."""
         if refusal.kind is RefusalKind.THROTTLED:
-            self._budget.close(refusal.retry_after)
             record(Metric.GATE_CLOSED)
+            try:
+                self._budget.close(refusal.retry_after)
+            except (ClientError, BotoCoreError) as error:  # this process keeps to it all the same
+                logger.error("A 429 could not be shared with others", extra=described(error))
         elif refusal.kind is RefusalKind.CREDENTIALS:
             with self._lock:  # of the refusals under one grant, the first reads the secret
                 changed = self._headers() != headers

@@ -41,7 +41,7 @@ def video_is_ready(
     for download_type in download_types:
         wanted = transitions.request(video, download_type, now, lane=lane)
         row = add_or_change(
-            downloads, wanted, lambda row: transitions.video_is_ready(row, now, lane=lane)
+            downloads, wanted, lambda row: transitions.video_is_ready(row, video, now, lane=lane)
         )
         if row is not None:
             written.append(row)

@@ -79,7 +79,7 @@ def request(service: Service, uid: str, types: tuple[DownloadType, ...]) -> dict
     now = service.clock()
     for kind in types:
         wanted = transitions.request(video, kind, now)
-        again = partial(transitions.request_again, now=now)
+        again = partial(transitions.request_again, video=video, now=now)
         intents.add_or_change(service.downloads, wanted, again)
     rows = [row for row in service.downloads.of_video(uid) if row.download_type in types]
     return downloads_answer(uid, rows)
@@ -145,7 +145,7 @@ def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, 
         for queue in QUEUES
         for row in islice(service.downloads.due(queue, now, 1), 1)
     ]
-    used, limit, blocked_until = service.gateway.used()
+    used, limit, blocked_until = service.gateway.usage()
     return {
         "rows": count_rows(service, remaining),
         "oldest_due": iso_time(min(due)) if due else None,

@@ -39,6 +39,9 @@ ROWS_READ: Final = 250
 LEASE_SECONDS: Final = 30.0
 LEASE_RENEWED_AFTER: Final = 10.0
 
+CONTENDED: Final = "many functions send requests at this moment"
+USED_UP: Final = "the requests of these five minutes are used up"
+
 # The queues whose work goes together, the most urgent first, and the part of the request limit
 # that each leaves to those before it.
 LIVE_QUEUES: Final = (queue_name(Lane.LIVE, creates=False), queue_name(Lane.LIVE, creates=True))
@@ -106,6 +109,7 @@ class Poller:
         self._summary = Summary()
         self._pace = Pace.of({})
         self._pace_version = 0
+        self._held_up = USED_UP
         self._samples: list[tuple[DownloadType, Sample]] = []
         # The index lags: the rows that this run has processed, and the version up to which.
         self._handled: dict[tuple[str, DownloadType], int] = {}
@@ -128,12 +132,9 @@ class Poller:
         except Stop as stop:
             self._summary.ended = str(stop)
         finally:
-            self._write_pace()
-            self._lease.release()
+            self._finish()
         self._summary.requests = self._service.gateway.sent - sent_before
         record(Metric.OLDEST_DUE, self._summary.oldest_due_seconds)
-        used, limit, _ = self._service.gateway.used()
-        record(Metric.BUDGET_USED, 100 * used / limit)
         return self._summary
 
     # --- which rows ---------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Poller:
             wake = now + READ_AGAIN_AFTER if due else min(next_due, now + READ_AGAIN_AFTER)
             if next_due > end or wake >= end:
                 if due:
-                    raise Stop("the requests of these five minutes are used up")
+                    raise Stop(self._held_up)
                 return
             self._check_time()
             self._service.sleep(max(1.0, wake - now))
@@ -209,15 +210,14 @@ class Poller:
             raise Stop("the credentials for Cloudflare cannot be read") from None
         if grant.blocked_until:
             raise Stop("the gate is closed after a 429")
-        if grant.contended:
-            raise Stop("many functions send requests at this moment")
+        self._held_up = CONTENDED if grant.contended else USED_UP
         return grant
 
     def _send_batch(self, jobs: Sequence[Sequence[Download]], grant: Grant) -> None:
         outcomes = self._in_parallel(lambda job: self._perform(job, grant), jobs)
         verdicts = set()
         for job, outcome in zip(jobs, outcomes, strict=True):
-            self._take_in(job, outcome)
+            self._remember(job, outcome)
             verdicts.add(outcome.verdict)
         self._service.gateway.settle()
         if Verdict.THROTTLED in verdicts:
@@ -239,7 +239,7 @@ class Poller:
             )
         return Outcome(Verdict.FAILED)
 
-    def _take_in(self, job: Sequence[Download], outcome: Outcome) -> None:
+    def _remember(self, job: Sequence[Download], outcome: Outcome) -> None:
         """Remember the result of a job."""
         if outcome.verdict in (Verdict.ANSWERED, Verdict.FAILED, Verdict.LOST_RACE):
             self._handled.update((row.key, row.version) for row in job)
@@ -263,6 +263,16 @@ class Poller:
             record(Metric.DRIFT)
 
     # --- its end ------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Release the lease and write what was learned; what has been done stands without that."""
+        try:
+            self._lease.release()
+            self._write_pace()
+            usage = self._service.gateway.usage()
+            record(Metric.BUDGET_USED, 100 * usage.used / usage.limit)
+        except (ClientError, BotoCoreError) as error:
+            logger.warning("The end of a run could not be written", extra=described(error))
 
     def _check_time(self) -> None:
         if self._remaining() <= STOP_BEFORE_TIMEOUT:

@@ -261,7 +261,7 @@ class Steps:
         if row.status is Status.READY:
             maintenance = self._maintenance(row, self.clock())
             if maintenance.step is not Step.DELETE or maintenance.due_at > self.clock():
-                kept = transitions.reschedule(row, maintenance)
+                kept = transitions.keep_ready(row, maintenance)
                 return self._saved(Verdict.ANSWERED, Change(before, kept))
             # Its retention is over: no URL while it vanishes.
             row = self.downloads.save(transitions.delete(row, self.clock()))
@@ -285,7 +285,7 @@ class Steps:
     def _failed(
         self, rows: Sequence[Download], error: CloudflareError | SecretUnavailable
     ) -> Outcome:
-        """Let rows whose request failed for a passing reason try again later."""
+        """Schedule a retry of rows whose request failed for a passing reason."""
         verdict = self._report(rows[0], error)
         if verdict is not Verdict.FAILED:
             return Outcome(verdict)
