@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.emulator import REPOSITORY
+from tests.support.emulator import REPOSITORY
 
 AUDIT = REPOSITORY / "tests" / "requirements" / "audit.txt"
 LOCKED = (

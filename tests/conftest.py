@@ -7,13 +7,15 @@ import signal
 
 import moto.core.models  # noqa: F401 - what moto stands in for are the clients made after this
 
-from tests.leaks import pytest_runtest_makereport
-from tests.template import environment
+from tests.support.leaks import pytest_runtest_makereport
+from tests.support.template import environment
 
 __all__ = ["pytest_runtest_makereport"]  # a hook: no test may let a secret be shown
 
 # A CI job that is cancelled ends like one that is interrupted: fixtures take down what they began.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# A shell lets what it runs in the background ignore this one, and its children would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Handlers read their settings when they are imported, as on Lambda; nothing of this machine's own
 # account may reach them.

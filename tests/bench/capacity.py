@@ -26,10 +26,10 @@ from stream_downloads.domain.transitions import listed_ready
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.poll import Summary
 from stream_downloads.services.steps import RECHECK_AFTER
-from tests.memory import Key, MemoryControl, MemoryDownloads
 from tests.simulator import RateLimiter, download_url
-from tests.template import table_schema
-from tests.world import World
+from tests.support.memory import Key, MemoryControl, MemoryDownloads
+from tests.support.template import table_schema
+from tests.support.world import World
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

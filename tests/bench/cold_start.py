@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 
-from tests.emulator import REPOSITORY
-from tests.template import environment
+from tests.support.emulator import REPOSITORY
+from tests.support.template import environment
 
 BUILD = REPOSITORY / ".aws-sam/build"
 LAYER = BUILD / "StreamDownloadsLayer"

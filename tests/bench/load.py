@@ -18,10 +18,10 @@ from typing import Final
 
 import urllib3
 
-from tests.deployment import build
 from tests.e2e.deployed import ACCOUNT, Deployed, deployed_on
-from tests.emulator import emulator
-from tests.events import encoded
+from tests.support.deployment import build
+from tests.support.emulator import emulator
+from tests.support.events import encoded
 
 # Of what is sent, these parts: the first are webhooks, of which some come again.
 SIGNED: Final = 0.4

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain.download import DownloadType
-from tests.world import VirtualClock
+from tests.support.clock import VirtualClock
 
 BATCH = 16
 WINDOW = 300.0

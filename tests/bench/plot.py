@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tests.bench.run import Result
 from tests.bench.workloads import Workload
-from tests.world import START
+from tests.support.clock import START
 
 
 def draw(file: str, results: Sequence[tuple[Workload, Result, Result]]) -> None:

@@ -15,7 +15,8 @@ from tests.bench.capacity import MeteredWorld, Units
 from tests.bench.minute_poller import MinutePoller
 from tests.bench.workloads import Workload
 from tests.simulator import Call, StreamSimulator
-from tests.world import START, VirtualClock, World
+from tests.support.clock import START, VirtualClock
+from tests.support.world import World
 
 LATENCY_SECONDS = 0.2
 # The scheduler's minutes have nothing to do with the videos'.

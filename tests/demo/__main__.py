@@ -12,16 +12,15 @@ from tests.demo.play import play
 from tests.demo.report import show_report
 from tests.demo.screen import Screen
 from tests.demo.stage import deploy_for
-from tests.deployment import build
-from tests.emulator import emulator
 from tests.simulator import SimulatorServer
+from tests.support.deployment import build
+from tests.support.emulator import emulator
 
 INTRODUCTION = """\
 Cloudflare Stream tells when a video is ready, but not when its download is.
 This stack finds out, and keeps each URL that works in a DynamoDB table: watch it, on this machine.
 """
 INTERRUPTED = 130
-LOG_LINES = 40
 
 
 def main() -> int:
@@ -61,8 +60,7 @@ def demonstrate(screen: Screen) -> list[str]:
                 stack = deploy_for(server, aws.url, template)
             ending = play(screen, server, stack)
         except (AssertionError, RuntimeError) as error:
-            log = aws.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            return [str(error), "\n".join(["the local AWS wrote at the end:", *log])]
+            return [str(error), aws.last_lines()]
         if not ending.complaints:
             show_report(screen, server.simulator, stack, ending)
         with screen.working("Taking everything down"):

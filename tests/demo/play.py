@@ -11,15 +11,15 @@ import urllib3
 from tests.demo.scenario import AUDIO, DEFAULT, Key, Library, complaints
 from tests.demo.stage import Poller, Subscriber, poller, rows_of
 from tests.simulator import signature
-from tests.template import template
+from tests.support.template import template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tests.demo.scenario import Item
     from tests.demo.screen import Screen
-    from tests.deployment import Stack
     from tests.simulator import SimulatorServer, StreamSimulator
+    from tests.support.deployment import Stack
 
     Rows = Mapping[Key, Item]
 

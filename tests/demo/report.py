@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tests.demo.play import Ending
     from tests.demo.scenario import Item
     from tests.demo.screen import Screen
-    from tests.deployment import Stack
     from tests.simulator import StreamSimulator
+    from tests.support.deployment import Stack
 
 CLOUDFLARES_LIMIT = 1200
 

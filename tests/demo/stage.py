@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from tests.demo.scenario import Item, Key
-from tests.deployment import Stack, client, deploy
+from tests.support.deployment import Stack, client, deploy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,13 +13,13 @@ from uuid import uuid4
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.deployment import REGION, build
 from tests.e2e.deployed import ACCOUNT, ALARM_TOPIC, Deployed, deployed_on
-from tests.emulator import Emulator, emulator
-from tests.leaks import leak_in
+from tests.support.deployment import REGION, build
+from tests.support.emulator import Emulator, emulator
+from tests.support.leaks import leak_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 BY_TOKEN = {"api_token": ACCOUNT.api_token}
@@ -92,6 +92,21 @@ def shows_no_secret(deployed: Deployed) -> None:
     shown = "\n".join(lines)
     assert deployed.first_secret not in shown
     assert leak_in(shown) is None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test the warnings and errors that the functions logged meanwhile."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Deployed):
+                title = f"WARNING and ERROR lines of the functions ({name} stack)"
+                lines = value.warnings(since=call.start)
+                report.sections.append((title, "\n".join(lines) or "none"))
+    return report
 
 
 def with_its_whole_allowance(request: pytest.FixtureRequest) -> Deployed:

@@ -17,10 +17,10 @@ from boto3.dynamodb.types import TypeDeserializer
 
 from stream_downloads.domain.download import iso_time
 from stream_downloads.domain.signature import sign
-from tests.deployment import Stack, client, deploy
-from tests.emulator import Emulator
 from tests.simulator import Settings, SimulatorServer, StreamSimulator
 from tests.simulator.limits import RateLimiter
+from tests.support.deployment import Stack, client, deploy
+from tests.support.emulator import Emulator
 
 Item = Mapping[str, Any]
 Found = TypeVar("Found")
@@ -38,6 +38,11 @@ CLOCKS: Final = (
     ("_work", "since"),
 )
 TIMES: Final = frozenset({"requested_at", "updated_at", "ready_at"})
+
+# In a line of the service's logger; or of Lambda itself, which ends an invocation with an error.
+WARNING: Final = re.compile(
+    r'"level": ?"(WARNING|ERROR|CRITICAL)"|Traceback|^\[ERROR\]|Task timed out'
+)
 
 _value = TypeDeserializer().deserialize
 
@@ -195,14 +200,18 @@ class Deployed:
         ]
         return {(item["video_uid"], item["download_type"]): item for item in items}
 
-    def log_lines(self) -> list[str]:
-        """Every line that any function has logged, metrics and Lambda's own lines among them."""
+    def warnings(self, since: float) -> list[str]:
+        """Return the lines of level WARNING and above that any function has logged since then."""
+        return [line for line in self.log_lines(since) if WARNING.search(line)]
+
+    def log_lines(self, since: float = 0.0) -> list[str]:
+        """Return each line that any function has logged since then, Lambda's own lines included."""
         logs = self.stack.client("logs")
         return [
             event["message"]
             for group in logs.describe_log_groups()["logGroups"]
             for page in logs.get_paginator("filter_log_events").paginate(
-                logGroupName=group["logGroupName"]
+                logGroupName=group["logGroupName"], startTime=int(since * 1000)
             )
             for event in page["events"]
         ]
@@ -324,7 +333,7 @@ def unmarshalled(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def eventually(
-    look: Callable[[], Found], good: Callable[[Found], object] = bool, within: float = 20.0
+    look: Callable[[], Found], good: Callable[[Found], object] = bool, within: float = 60.0
 ) -> Found:
     """Look again and again until what is seen is good; what was seen.
 

@@ -69,7 +69,8 @@ def test_a_ready_download_is_announced(subscriber: Subscriber, either: Deployed)
     uid = either.upload_and_hear(creator="ada", duration_seconds=12.5)
     either.poll_until("ready", uid)
     event = subscriber.next_about(uid)
-    assert (event["source"], event["detail-type"]) == ("stream-downloads", "Download Ready")
+    assert event["source"] == "stream-downloads"
+    assert event["detail-type"] == "Download Ready"
     assert event["detail"] == as_consumers_see_it(either, uid)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.emulator import REPOSITORY
+from tests.support.emulator import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

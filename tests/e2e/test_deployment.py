@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.e2e.deployed import ALARM_TOPIC
-from tests.template import template
+from tests.support.template import template
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.deployed import Deployed, Item, eventually, unmarshalled
-from tests.emulator import REPOSITORY
-from tests.events import VIDEO_UID, encoded, load_event, video_event
 from tests.simulator import Upload, download_url
 from tests.simulator.videos import Video
+from tests.support.emulator import REPOSITORY
+from tests.support.events import VIDEO_UID, encoded, load_event, video_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,8 @@ def test_a_percentage_is_seen_before_the_url(plain: Deployed) -> None:
     plain.pass_time(uid, seconds=400)
     plain.poll()
     row = plain.row(uid)
-    assert (row["status"], row["percent_complete"]) == ("inprogress", 50)
+    assert row["status"] == "inprogress"
+    assert row["percent_complete"] == 50
     assert "url" not in row
 
 
@@ -86,18 +87,17 @@ def test_a_private_video_is_marked_as_such(either: Deployed) -> None:
     uid = either.upload_and_hear(private=True)
     either.poll()
     row = either.row(uid)
-    assert (row["status"], row["requires_signed_url"]) == ("ready", True)
+    assert row["status"] == "ready"
+    assert row["requires_signed_url"] is True
     assert either.cloudflare.fetch(row["url"]) == 401
 
 
 def test_a_failed_video_ends_in_error_with_cloudflares_reason(either: Deployed) -> None:
     uid = either.upload_and_hear(error_code="ERR_NON_VIDEO", error_message="Not a video")
     row = either.row(uid)
-    assert (row["status"], row["error_code"], row["error_message"]) == (
-        "error",
-        "ERR_NON_VIDEO",
-        "Not a video",
-    )
+    assert row["status"] == "error"
+    assert row["error_code"] == "ERR_NON_VIDEO"
+    assert row["error_message"] == "Not a video"
     assert either.creates(uid) == []
 
 
@@ -126,7 +126,8 @@ def test_cloudflares_own_example_becomes_a_url(example: Deployed) -> None:
     assert example.post(body, example.sign(body)) == 200
     example.poll()
     row = example.row(VIDEO_UID)
-    assert (row["status"], row["url"]) == ("ready", download_url(VIDEO_UID, "default"))
+    assert row["status"] == "ready"
+    assert row["url"] == download_url(VIDEO_UID, "default")
     assert row["name"] == video_event()["meta"]["name"]
     assert row["duration_seconds"] == video_event()["duration"]
     assert row["requires_signed_url"] is False

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.emulator import REPOSITORY
+from tests.support import emulator as emulator_module
+from tests.support.emulator import REPOSITORY, emulator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WILL
 OWNER = """
 import sys
 from pathlib import Path
-from tests.guard import guarded
+from tests.support.guard import guarded
 with guarded([sys.executable, "-c", sys.argv[2]], directory=Path(sys.argv[1])) as guard:
     guard.wait()
 """
@@ -53,3 +54,14 @@ def test_a_guarded_command_ends_with_its_owner(
         # All of them hold this pipe: it ends when the last of them does.
         assert owner.stdout.read() == ""
     assert not directory.exists()
+
+
+def test_an_emulator_that_cannot_start_shows_its_last_lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "ministack"
+    program.write_text("#!/bin/sh\necho the port is taken\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(emulator_module, "PROGRAM", program)
+    with pytest.raises(RuntimeError, match="the port is taken"), emulator():
+        pass

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.e2e.deployed import Deployed
-from tests.events import encoded
-from tests.template import template
+from tests.support.events import encoded
+from tests.support.template import template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

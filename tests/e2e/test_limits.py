@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.deployment import REGION
+from tests.support.deployment import REGION
 
 if TYPE_CHECKING:
     from tests.e2e.deployed import Deployed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.deployed import DAY, Deployed, Item
-from tests.events import encoded
+from tests.support.events import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ def subscription(plain: Deployed) -> Iterator[None]:
     plain.restart("ReceiveWebhook")
 
 
-def test_a_deleted_download_stays_deleted_until_somebody_wants_it(either: Deployed) -> None:
+def test_a_deleted_download_stays_deleted_until_it_is_requested(either: Deployed) -> None:
     uid = either.upload_and_hear()
     either.poll_until("ready", uid)
     (row,) = either.manage("delete", uid, download_types=["default"])["downloads"]
@@ -144,7 +144,8 @@ def test_a_foreign_subscription_is_taken_over_only_by_force(plain: Deployed) -> 
     assert plain.cloudflare.outbox.subscription.url == foreign
 
     answer = plain.register(force=True)
-    assert (answer["result"], answer["replaced_url"]) == ("replaced", foreign)
+    assert answer["result"] == "replaced"
+    assert answer["replaced_url"] == foreign
     assert plain.cloudflare.outbox.subscription.url == plain.stack.outputs["WebhookUrl"]
     plain.poll_until("ready", plain.upload_and_hear())
 

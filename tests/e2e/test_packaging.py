@@ -6,15 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import package
-from tests.deployment import NOT_EMULATED, REGION, client
-from tests.template import REFERENCES
+from tests.support.deployment import NOT_EMULATED, REGION, client
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
-    from tests.emulator import Emulator
+    from tests.support.emulator import Emulator
 
 STACK = "packaged"
 BUCKET = "packages"

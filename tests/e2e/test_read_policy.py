@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from tests.deployment import REGION
-from tests.events import VIDEO_UID
+from tests.support.deployment import REGION
+from tests.support.events import VIDEO_UID
 
 if TYPE_CHECKING:
     from tests.e2e.deployed import Deployed

@@ -48,7 +48,7 @@ BREAKS: tuple[Break, ...] = (
     Break(
         "a row is saved over whatever version is there",
         6,
-        "tests/memory.py",
+        "tests/support/memory.py",
         "there is None or there.version != row.version",
         "there is None",
         (OVERLAPS,),

@@ -15,7 +15,7 @@ from urllib3.exceptions import NewConnectionError, ProtocolError
 
 from stream_downloads.domain.download import Download
 from stream_downloads.services.steps import Outcome
-from tests.world import VirtualClock
+from tests.support.clock import VirtualClock
 
 Result = TypeVar("Result")
 

@@ -27,13 +27,13 @@ from stream_downloads.adapters.secrets import (
     store_signing_secret,
 )
 from stream_downloads.adapters.shared_state import Budget
-from stream_downloads.adapters.stream_api import CloudflareError, StreamClient
+from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain import commands, download, transitions
 from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.download import Download, DownloadType
 from stream_downloads.domain.video import Video
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.gateway import Gateway, NotNow
+from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import QUEUES, manage
 from stream_downloads.services.poll import Poller
 from stream_downloads.services.receive import receive
@@ -41,10 +41,12 @@ from stream_downloads.services.reconcile import Run
 from stream_downloads.services.register import register
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
-from tests.memory import MemoryControl, MemoryDownloads
 from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
-from tests.template import REFERENCES
-from tests.world import WEBHOOK_URL, VirtualClock, function_url_event
+from tests.support.clock import VirtualClock
+from tests.support.memory import MemoryControl, MemoryDownloads
+from tests.support.secrets_manager import SecretsManager
+from tests.support.template import REFERENCES
+from tests.support.world import WEBHOOK_URL, function_url_event, make_gateway
 
 if TYPE_CHECKING:
     import urllib3
@@ -70,56 +72,6 @@ FORESEEN = (
     NotNow,
     SecretUnavailable,
 )
-
-
-class Clock(VirtualClock):
-    """A clock that can stand still while several functions run at once."""
-
-    stands_still = False
-
-    def sleep(self, seconds: float) -> None:
-        """As `VirtualClock.sleep`."""
-        if not self.stands_still:
-            super().sleep(seconds)
-
-
-class Vault:
-    """Secrets Manager, with what this service asks of it."""
-
-    def __init__(self) -> None:
-        self.versions: dict[str, list[str]] = {}
-        self.is_down = False
-
-    def get_secret_value(
-        self,
-        *,
-        SecretId: str,  # noqa: N803
-        VersionStage: str = "AWSCURRENT",  # noqa: N803
-        **_: Any,
-    ) -> dict[str, str]:
-        """As boto3's."""
-        if self.is_down:
-            raise _client_error("InternalServiceError")
-        versions = self.versions.get(SecretId, [])
-        age = 1 if VersionStage == "AWSCURRENT" else 2
-        if len(versions) < age:
-            raise _client_error("ResourceNotFoundException")
-        return {"SecretString": versions[-age]}
-
-    def put_secret_value(
-        self,
-        *,
-        SecretId: str,  # noqa: N803
-        SecretString: str,  # noqa: N803
-    ) -> None:
-        """As boto3's."""
-        if self.is_down:
-            raise _client_error("InternalServiceError")
-        self.store(SecretId, json.loads(SecretString))
-
-    def store(self, name: str, secret: Mapping[str, object]) -> None:
-        """What a person stores."""
-        self.versions.setdefault(name, []).append(json.dumps(secret))
 
 
 class WatchedDownloads(MemoryDownloads):
@@ -191,7 +143,7 @@ class Function:
 
     sandbox: Sandbox
     service: Service
-    vault: Any
+    secrets_manager: Any
     secrets: SigningSecrets
 
 
@@ -217,15 +169,15 @@ class Stage:
         skew: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.clock = Clock()
+        self.clock = VirtualClock()
         self.limit, self.retention, self.plan, self.skew = limit, retention, plan, skew
         self.pause = pause
         self.chance = random.Random(seed)  # noqa: S311
         self.simulator = WatchedSimulator(clock=self.clock, seed=seed)
         self.simulator.heard = self._hear_cloudflare
         settings = self.simulator.settings
-        self.vault = Vault()
-        self.vault.store(API_SECRET, {"api_token": settings.api_token})
+        self.secrets_manager = SecretsManager()
+        self.secrets_manager.store(API_SECRET, {"api_token": settings.api_token})
         self.invariants = Invariants(self.clock, limit, {settings.api_token, settings.api_key})
         self.subscribe()
         self._actors: list[str] = []
@@ -244,7 +196,7 @@ class Stage:
         """Subscribe at Cloudflare, and keep the signing secret where it belongs."""
         secret = self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock()).secret
         self.invariants.secrets.add(secret)
-        self.vault.store(SIGNING_SECRET, {"webhook_secret": secret})
+        self.secrets_manager.store(SIGNING_SECRET, {"webhook_secret": secret})
 
     def rotate_signing_secret(self) -> None:
         """Cloudflare signs with another secret from now on."""
@@ -255,7 +207,7 @@ class Stage:
         token = f"token-{self.chance.getrandbits(64):x}"
         self.simulator.settings.api_token = token
         self.invariants.secrets.add(token)
-        self.vault.store(API_SECRET, {"api_token": token})
+        self.secrets_manager.store(API_SECRET, {"api_token": token})
 
     def _hear_cloudflare(self, response: Response) -> None:
         self.invariants.answered(self.simulator.calls[-1], response)
@@ -280,21 +232,14 @@ class Stage:
     def _start(self, sandbox: Sandbox) -> Function:
         control: Any = Gated(sandbox, "control", self.control, self._actors)
         downloads: Any = Gated(sandbox, "table", self.downloads, self._actors)
-        vault: Any = Gated(sandbox, "secrets", self.vault, self._actors)
-        budget = Budget(control, self.limit, self.clock)
-        credentials = ApiCredentials(vault, API_SECRET, self.clock)
-        stream = StreamClient(
-            self.simulator.settings.account_id,
-            base_url=BASE_URL,
-            authorization=credentials.headers,
-            pool=GatedPool(self, sandbox),
-            on_rate_limit=budget.observe,
-            monotonic=self.clock,
-        )
+        secrets_manager: Any = Gated(sandbox, "secrets", self.secrets_manager, self._actors)
+        credentials = ApiCredentials(secrets_manager, API_SECRET, self.clock)
         service = Service(
             downloads=downloads,
             control=control,
-            gateway=Gateway(budget, credentials, stream),
+            gateway=make_gateway(
+                control, self.limit, credentials, self.clock, GatedPool(self, sandbox)
+            ),
             download_types=BOTH,
             retention=self.retention,
             clock=sandbox.clock,
@@ -302,7 +247,8 @@ class Stage:
             sleep=self.clock.sleep,
             jitter=self.chance.random,
         )
-        return Function(sandbox, service, vault, SigningSecrets(vault, SIGNING_SECRET, self.clock))
+        signing_secrets = SigningSecrets(secrets_manager, SIGNING_SECRET, self.clock)
+        return Function(sandbox, service, secrets_manager, signing_secrets)
 
     def receive(self, webhook: Webhook, name: str = "receive") -> int | None:
         """Deliver one webhook; the status of the answer, None if none came."""
@@ -377,7 +323,7 @@ class Stage:
         """Subscribe, or mend the subscription."""
 
         def run(function: Function) -> None:
-            store = partial(store_signing_secret, function.vault, SIGNING_SECRET)
+            store = partial(store_signing_secret, function.secrets_manager, SIGNING_SECRET)
             register(function.service, WEBHOOK_URL, store, force=False)
 
         self._invoke("register", MANAGE_SECONDS, run)
@@ -469,7 +415,7 @@ class Stage:
             again: the webhooks that Cloudflare sends once more, for want of a 200.
         """
         self.simulator.faults.clear()
-        self.vault.is_down = False
+        self.secrets_manager.fail(None)
         began = self.clock()
         reconciliations = [began + 600.0, began + 4200.0]
         for webhook in again or []:
@@ -509,7 +455,3 @@ def call_of(url: str) -> str:
 
 def _receive(function: Function, event: dict[str, Any]) -> dict[str, Any]:
     return receive(function.service, function.secrets, event)
-
-
-def _client_error(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "made up"}}, "Any")

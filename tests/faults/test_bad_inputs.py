@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from stream_downloads.domain.signature import UnauthenticReason
 from stream_downloads.domain.video import UnusableReason
-from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
 from tests.faults.stage import SIGNING_SECRET, Stage
+from tests.support.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
 from tests.unit.test_signature import BODY, NOT_AUTHENTIC
 from tests.unit.test_video import NOT_READABLE
 
@@ -20,7 +20,7 @@ def example_stage() -> Stage:
     """The stack at the time of the examples, with their secret."""
     stage = Stage()
     stage.clock.now = EXAMPLE_TIME
-    stage.vault.store(SIGNING_SECRET, {"webhook_secret": EXAMPLE_SECRET.decode()})
+    stage.secrets_manager.store(SIGNING_SECRET, {"webhook_secret": EXAMPLE_SECRET.decode()})
     return stage
 
 

@@ -108,8 +108,8 @@ def test_a_flood_of_forged_webhooks_reads_the_secret_once_a_minute() -> None:
 @pytest.mark.parametrize("value", ["5up3r\n53cr3t", "5up3r 53cr3t", "5up3r-53cr3t\u00e9", "", 53])
 def test_a_secret_that_cannot_be_used_is_never_shown(value: object) -> None:
     stage = Stage()
-    stage.vault.store(API_SECRET, {"api_token": value})
-    stage.vault.store(SIGNING_SECRET, {"webhook_secret": value})
+    stage.secrets_manager.store(API_SECRET, {"api_token": value})
+    stage.secrets_manager.store(SIGNING_SECRET, {"webhook_secret": value})
     stage.invariants.secrets |= {"5up3r", "53cr3t"}
     stage.simulator.upload()
     (sent,) = stage.simulator.due_webhooks()

@@ -14,6 +14,7 @@ from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import Blow, Plan
 from tests.faults.stage import BOTH, Stage
 from tests.simulator import PROGRESS, Fault, Upload, Webhook, signature
+from tests.support.secrets_manager import refusal
 
 UPLOADS = st.builds(
     Upload,
@@ -74,7 +75,7 @@ class Chaos(RuleBasedStateMachine):
 
     @rule(is_down=st.booleans())
     def secrets_manager_fails_or_recovers(self, is_down: bool) -> None:  # noqa: FBT001
-        self.stage.vault.is_down = is_down
+        self.stage.secrets_manager.fail(refusal("InternalServiceError") if is_down else None)
 
     @rule()
     def the_api_token_is_replaced(self) -> None:

@@ -19,7 +19,7 @@ from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import Gateway
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator
-from tests.template import REFERENCES, table_schema
+from tests.support.template import REFERENCES, table_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

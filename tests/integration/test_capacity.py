@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.bench.capacity import WritePrices, poller_run, read_units, size_of
 from tests.bench.run import quiet
-from tests.template import table_schema
+from tests.support.template import table_schema
 
 ROW = {
     "video_uid": {"S": "a" * 32},

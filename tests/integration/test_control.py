@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from stream_downloads.adapters.shared_state import Control, ControlTable, Record
-from tests.memory import MemoryControl
-from tests.template import REFERENCES
+from tests.support.memory import MemoryControl
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

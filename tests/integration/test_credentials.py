@@ -19,7 +19,7 @@ from stream_downloads.adapters.secrets import (
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services import poll
 from stream_downloads.services.dependencies import Service
-from tests.template import REFERENCES
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -101,7 +101,8 @@ def test_a_rotation_is_found_by_a_refresh(secretsmanager: SecretsManagerClient) 
 def test_every_client_has_explicit_limits() -> None:
     for client in (aws.client("dynamodb"), aws.secrets_client(SECRET_ARN), aws.client("events")):
         config = vars(client.meta.config)["_user_provided_options"]
-        assert (config["connect_timeout"], config["read_timeout"]) == (1, 2)
+        assert config["connect_timeout"] == 1
+        assert config["read_timeout"] == 2
         assert config["retries"] == {"total_max_attempts": 3, "mode": "standard"}
         assert config["max_pool_connections"] > max(poll.BATCH, reconcile_library.THREADS)
 

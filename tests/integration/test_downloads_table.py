@@ -23,8 +23,8 @@ from stream_downloads.domain.download import (
     Work,
     iso_time,
 )
-from tests.memory import MemoryDownloads
-from tests.rows import (
+from tests.support.memory import MemoryDownloads
+from tests.support.rows import (
     AUDIO,
     DEFAULT,
     NOW,
@@ -38,7 +38,7 @@ from tests.rows import (
     requested,
     url_of,
 )
-from tests.template import REFERENCES
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

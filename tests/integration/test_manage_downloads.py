@@ -22,7 +22,8 @@ from stream_downloads.domain.download import (
 from stream_downloads.domain.transitions import try_again
 from stream_downloads.services import manage as manage_service
 from stream_downloads.services.gateway import NotNow
-from tests.rows import (
+from tests.simulator import Fault
+from tests.support.rows import (
     AUDIO,
     DEFAULT,
     NOW,
@@ -34,8 +35,7 @@ from tests.rows import (
     ready,
     requested,
 )
-from tests.simulator import Fault
-from tests.world import World
+from tests.support.world import World
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.signature import sign
 from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
-from tests.events import LambdaContext, encoded, video_event
 from tests.simulator import Fault
 from tests.simulator.videos import Video
-from tests.template import environment, template
-from tests.world import World, function_url_event
+from tests.support.events import LambdaContext, encoded, video_event
+from tests.support.template import environment, template
+from tests.support.world import World, function_url_event
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -375,11 +375,6 @@ def test_the_dashboard_shows_what_is_written(written: Written) -> None:
             assert search
             assert (search[1], search[3], frozenset(search[2].split(","))) in by_names
             assert search[4] == STACK
-
-
-def test_the_dashboard_shows_every_alarm() -> None:
-    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
-    assert set(re.findall(r"\$\{(\w+)\.Arn\}", body)) == alarms().keys()
 
 
 def test_the_saved_queries_ask_for_what_is_written(written: Written) -> None:

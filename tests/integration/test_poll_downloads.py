@@ -12,10 +12,10 @@ from stream_downloads.domain.download import DownloadType, Status
 from stream_downloads.domain.video import Video
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
-from tests.events import LambdaContext, load_event
-from tests.rows import due
 from tests.simulator import StreamSimulator
-from tests.template import REFERENCES
+from tests.support.events import LambdaContext, load_event
+from tests.support.rows import due
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -15,21 +15,20 @@ from functions.receive_webhook import app
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.secrets import SigningSecrets
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import DownloadType, Lane, Status, Step
+from stream_downloads.domain.download import Download, DownloadType, Lane, Status
 from stream_downloads.domain.video import Video
 from stream_downloads.services.dependencies import Service
-from tests.events import VIDEO_UID, LambdaContext, signed_event, video_event
 from tests.integration.conftest import WEBHOOK_SECRET
-from tests.simulator import Fault, StreamSimulator
-from tests.template import REFERENCES
-from tests.world import VirtualClock
+from tests.simulator import StreamSimulator
+from tests.support.clock import VirtualClock
+from tests.support.events import VIDEO_UID, LambdaContext, signed_event, video_event
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 SECRET_ARN = REFERENCES["WebhookSecret.Id"]
-BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +67,11 @@ def rotate(secretsmanager: SecretsManagerClient, secret: str) -> None:
     secretsmanager.put_secret_value(SecretId=SECRET_ARN, SecretString=value)
 
 
+def row_of(service: Service, uid: str) -> Download:
+    [row] = service.downloads.of_video(uid)
+    return row
+
+
 @pytest.fixture
 def video(simulator: StreamSimulator) -> str:
     """A video that is ready at Cloudflare."""
@@ -78,19 +82,11 @@ def test_a_ready_video_gets_its_row_and_its_create_at_once(
     simulator: StreamSimulator, service: Service, video: str
 ) -> None:
     assert send(webhook(video_event(uid=video, creator="someone"))) == 200
-    row = service.downloads.get(video, DownloadType.DEFAULT)
-    assert row is not None
-    assert (row.status, row.creator, row.url) == (Status.INPROGRESS, "someone", None)
+    row = row_of(service, video)
+    assert row.status == Status.INPROGRESS
+    assert row.creator == "someone"
+    assert row.url is None
     assert simulator.counts() == {"create download": 1}
-
-
-def test_each_wanted_type_is_created(
-    simulator: StreamSimulator, service: Service, video: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(monkeypatch, replace(service, download_types=BOTH))
-    assert send(webhook(video_event(uid=video))) == 200
-    assert [row.status for row in service.downloads.of_video(video)] == [Status.INPROGRESS] * 2
-    assert simulator.counts() == {"create download": 2}
 
 
 def test_what_a_backfill_found_first_is_created_at_once(
@@ -101,23 +97,10 @@ def test_what_a_backfill_found_first_is_created_at_once(
         transitions.request(Video(uid=video), DownloadType.DEFAULT, now - 60, lane=Lane.BACKFILL)
     )
     assert send(webhook(video_event(uid=video))) == 200
-    row = service.downloads.get(video, DownloadType.DEFAULT)
-    assert row is not None
-    assert (row.status, row.lane) == (Status.INPROGRESS, Lane.LIVE)
+    row = row_of(service, video)
+    assert row.status == Status.INPROGRESS
+    assert row.lane == Lane.LIVE
     assert simulator.counts() == {"create download": 1}
-
-
-def test_nothing_is_asked_before_it_is_due(
-    simulator: StreamSimulator, service: Service, video: str
-) -> None:
-    now = service.clock()
-    row = transitions.request(Video(uid=video), DownloadType.DEFAULT, now, lane=Lane.BACKFILL)
-    service.downloads.add(transitions.create_sent(row, now))
-    assert send(webhook(video_event(uid=video))) == 200
-    there = service.downloads.get(video, DownloadType.DEFAULT)
-    assert there is not None
-    assert (there.step, there.lane) == (Step.LIST, Lane.LIVE)
-    assert simulator.counts() == {}
 
 
 def test_a_redelivered_webhook_changes_nothing(
@@ -136,10 +119,10 @@ def test_cloudflares_own_example_is_taken(
     simulator: StreamSimulator, service: Service, *, is_base64: bool
 ) -> None:
     assert send(webhook(is_base64=is_base64)) == 200
-    row = service.downloads.get(VIDEO_UID, DownloadType.DEFAULT)
-    assert row is not None
+    row = row_of(service, VIDEO_UID)
     # The simulated Cloudflare has no such video: the poller finds out what that means.
-    assert (row.status, row.duration_seconds) == (Status.REQUESTED, 5.5)
+    assert row.status == Status.REQUESTED
+    assert row.duration_seconds == 5.5
     assert simulator.counts() == {"create download": 1}
 
 
@@ -148,8 +131,7 @@ def test_a_failed_video_ends_in_error_with_cloudflares_reason(
 ) -> None:
     event = video_event("video_failed")
     assert send(webhook(event)) == 200
-    row = service.downloads.get(event["uid"], DownloadType.DEFAULT)
-    assert row is not None
+    row = row_of(service, event["uid"])
     assert row.status is Status.ERROR
     assert row.error_code == event["status"]["errorReasonCode"]
     assert simulator.calls == []
@@ -235,22 +217,9 @@ def test_without_the_control_table_the_intent_is_taken_all_the_same(
 ) -> None:
     dynamodb.delete_table(TableName=REFERENCES["ControlTable"])
     assert send(webhook()) == 200
-    row = service.downloads.get(VIDEO_UID, DownloadType.DEFAULT)
-    assert row is not None
+    row = row_of(service, VIDEO_UID)
     assert row.due_at is not None
     assert simulator.calls == []
-
-
-@pytest.mark.parametrize("fault", list(Fault))
-def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(
-    simulator: StreamSimulator, service: Service, video: str, fault: Fault
-) -> None:
-    simulator.faults.script(fault, times=5)
-    assert send(webhook(video_event(uid=video))) == 200
-    row = service.downloads.get(video, DownloadType.DEFAULT)
-    assert row is not None
-    assert row.due_at is not None
-    assert row.url is None
 
 
 def test_a_flood_is_logged_once_a_minute_for_each_reason_and_always_counted(

@@ -17,7 +17,7 @@ from stream_downloads.services import reconcile as reconcile_service
 from stream_downloads.services.reconcile import LOOK_BACK, Known, Run
 from tests.simulator import Fault
 from tests.simulator.videos import Video
-from tests.world import World
+from tests.support.world import World
 
 HOUR = 3600.0
 BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
@@ -67,12 +67,10 @@ def test_a_video_whose_webhook_never_came_is_found(world: World) -> None:
     answer = reconcile(world)
     assert answer["videos_requested"] == 1
     row = world.downloads.rows[uid, DownloadType.DEFAULT]
-    assert (row.status, row.lane, row.creator, row.requires_signed_url) == (
-        Status.REQUESTED,
-        Lane.LIVE,
-        "someone",
-        True,
-    )
+    assert row.status == Status.REQUESTED
+    assert row.lane == Lane.LIVE
+    assert row.creator == "someone"
+    assert row.requires_signed_url is True
 
 
 def test_rows_that_exist_are_read_and_not_written(world: World) -> None:
@@ -253,7 +251,8 @@ def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World
     began_at = world.clock()
     world.clock.now += 60
     second = reconcile(world)
-    assert (second["ended"], videos_with_rows(world)) == ("done", set(uids))
+    assert second["ended"] == "done"
+    assert videos_with_rows(world) == set(uids)
     assert second["videos_seen"] < 2 * PAGE
     assert world.control.read(LOOK_BACK).value["completed_at"] == began_at
     assert reconcile(world)["videos_seen"] == 3 * PAGE  # the last hours from their beginning
@@ -327,7 +326,7 @@ def test_a_long_encoded_video_whose_webhook_came_costs_no_request(world: World) 
     assert world.simulator.counts()["get video"] == 0
 
 
-def test_a_row_that_somebody_deletes_from_the_table_is_back_within_a_day(world: World) -> None:
+def test_a_row_that_is_deleted_from_the_table_is_back_within_a_day(world: World) -> None:
     (uid,) = upload(world, 1, apart=1)
     known = Known()
     reconcile_hourly(world, 5, known=known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,16 +10,16 @@ from botocore.exceptions import ClientError
 
 from functions.register_webhook import app
 from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.shared_state import Budget, ControlTable
+from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import NotReached, Refused
 from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.register import ForeignSubscription
-from tests.events import LambdaContext, load_event
 from tests.simulator import Fault, StreamSimulator
-from tests.template import REFERENCES
+from tests.support.events import LambdaContext, load_event
+from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -84,7 +83,8 @@ def test_a_second_time_changes_nothing(
     invoke()
     versions = secretsmanager.list_secret_version_ids(SecretId=SECRET_ARN)["Versions"]
     answer = invoke()
-    assert (answer["result"], answer["secret_stored"]) == ("kept", False)
+    assert answer["result"] == "kept"
+    assert answer["secret_stored"] is False
     assert secretsmanager.list_secret_version_ids(SecretId=SECRET_ARN)["Versions"] == versions
     assert simulator.counts()["put webhook"] == 1
 
@@ -96,7 +96,8 @@ def test_our_own_subscription_is_kept(
 ) -> None:
     secret = subscribe(simulator, url)
     answer = invoke(load_event(event))
-    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert answer["result"] == "kept"
+    assert answer["secret_stored"] is True
     assert subscribed(simulator) == (url, secret)
     assert stored(secretsmanager) == secret
 
@@ -108,7 +109,8 @@ def test_a_secret_rotated_at_cloudflare_is_stored_and_the_old_one_stays_good(
     before = stored(secretsmanager)
     rotated = simulator.outbox.rotate_secret(simulator.clock()).secret
     answer = invoke()
-    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert answer["result"] == "kept"
+    assert answer["secret_stored"] is True
     assert stored(secretsmanager) == rotated
     assert stored(secretsmanager, "AWSPREVIOUS") == before
 
@@ -142,8 +144,10 @@ def test_a_foreign_subscription_is_replaced_by_force(
     subscribe(simulator, FOREIGN)
     answer = invoke(load_event("register_webhook_force"))
     url, secret = subscribed(simulator)
-    assert (answer["result"], answer["replaced_url"]) == ("replaced", FOREIGN)
-    assert (url, stored(secretsmanager)) == (OURS, secret)
+    assert answer["result"] == "replaced"
+    assert answer["replaced_url"] == FOREIGN
+    assert url == OURS
+    assert stored(secretsmanager) == secret
 
 
 @pytest.mark.parametrize(
@@ -182,58 +186,6 @@ def test_no_request_leaves_when_the_allowance_is_used_up(
     with pytest.raises(NotNow, match="try again in a minute"):
         invoke()
     assert simulator.calls == []
-
-
-def test_no_request_leaves_while_the_gate_is_closed(
-    simulator: StreamSimulator, budget: Budget
-) -> None:
-    budget.close(120)
-    with pytest.raises(NotNow, match=r"try again after 20\d\d-\d\d-\d\dT"):
-        invoke()
-    assert simulator.calls == []
-
-
-def test_a_race_for_the_allowance_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost: list[str] = []
-    write = ControlTable.write
-
-    def lose_once(self: ControlTable, name: str, value: Any, version: int) -> bool:
-        if not lost:
-            lost.append(name)
-            return False
-        return write(self, name, value, version)
-
-    monkeypatch.setattr(ControlTable, "write", lose_once)
-    assert invoke()["result"] == "subscribed"
-
-
-def test_races_without_end_are_given_up(
-    simulator: StreamSimulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ControlTable, "write", lambda *_: False)
-    with pytest.raises(NotNow):
-        invoke()
-    assert simulator.calls == []
-
-
-def test_a_429_closes_the_gate_for_everybody(simulator: StreamSimulator, budget: Budget) -> None:
-    simulator.faults.script(Fault.THROTTLED, calls=["get webhook"])
-    with pytest.raises(Refused, match="429"):
-        invoke()
-    assert (budget.usage().blocked_until or 0) > time.time()
-    with pytest.raises(NotNow):
-        invoke()
-    assert len(simulator.calls) == 1
-
-
-@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.FORBIDDEN])
-def test_refused_credentials_are_read_again_and_given_up_if_they_are_the_same(
-    simulator: StreamSimulator, fault: Fault
-) -> None:
-    simulator.faults.script(fault, calls=["get webhook"], times=2)
-    with pytest.raises(Refused):
-        invoke()
-    assert len(simulator.calls) == 1
 
 
 def test_credentials_that_were_rotated_are_found(
@@ -290,7 +242,8 @@ def test_a_subscription_whose_answer_was_lost_is_finished_by_the_next_run(
         invoke()
     assert stored(secretsmanager) == before
     answer = invoke()
-    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert answer["result"] == "kept"
+    assert answer["secret_stored"] is True
     assert stored(secretsmanager) == subscribed(simulator)[1]
 
 
@@ -307,7 +260,8 @@ def test_a_secret_that_could_not_be_stored_is_stored_by_the_next_run(
         with pytest.raises(ClientError):
             invoke()
     answer = invoke()
-    assert (answer["result"], answer["secret_stored"]) == ("kept", True)
+    assert answer["result"] == "kept"
+    assert answer["secret_stored"] is True
     assert stored(secretsmanager) == subscribed(simulator)[1]
 
 
@@ -324,11 +278,3 @@ def test_the_secret_is_in_no_answer_and_no_log(
     said += "".join(str(vars(entry)) for entry in caplog.records)
     assert '"result"' in said
     assert not [secret for secret in secrets if secret in said]
-
-
-def test_what_others_use_of_the_account_lowers_the_allowance(
-    simulator: StreamSimulator, budget: Budget
-) -> None:
-    simulator.others_send(1100)
-    invoke()
-    assert budget.take(1, Asker.OPERATOR).left < 100

@@ -113,8 +113,11 @@ def test_the_sdk_reads_a_video(
     uid = simulator.upload(duration_seconds=5.5, private=True, creator="somebody", live_input="abc")
     video = sdk.stream.get(uid, **account)
     assert video
-    assert (video.uid, video.duration, video.creator) == (uid, 5.5, "somebody")
-    assert (video.require_signed_urls, video.live_input) == (True, "abc")
+    assert video.uid == uid
+    assert video.duration == 5.5
+    assert video.creator == "somebody"
+    assert video.require_signed_urls is True
+    assert video.live_input == "abc"
     assert video.status
     assert video.status.state == "ready"
     assert video.created
@@ -131,7 +134,8 @@ def test_the_sdk_subscribes_reads_and_unsubscribes(
     assert first.secret != second.secret
     found = sdk.stream.webhooks.get(**account)
     assert found
-    assert (found.notification_url, found.secret) == ("https://b.example/", second.secret)
+    assert found.notification_url == "https://b.example/"
+    assert found.secret == second.secret
     assert found.modified
     assert sdk.stream.webhooks.delete(**account) == "ok"
     assert simulator.outbox.subscription is None

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulator import StreamSimulator
+from tests.support.clock import VirtualClock
+
 
 @pytest.fixture(autouse=True)
 def _no_network(socket_disabled: None) -> None:
     """Block sockets in every test of this folder."""
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """The clock of the test."""
+    return VirtualClock()
+
+
+@pytest.fixture
+def simulator(clock: VirtualClock) -> StreamSimulator:
+    """A Cloudflare that goes by the clock of the test."""
+    return StreamSimulator(clock=clock)

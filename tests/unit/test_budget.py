@@ -24,8 +24,8 @@ from stream_downloads.domain.request_budget import (
     Permits,
     RateLimit,
 )
-from tests.memory import MemoryControl
-from tests.world import START, VirtualClock
+from tests.support.clock import START, VirtualClock
+from tests.support.memory import MemoryControl
 
 LIMIT = 100
 # The reserve for webhooks while none arrive: a fiftieth.
@@ -53,11 +53,6 @@ class Contested(MemoryControl):
             record = super().read(name)
             super().write(name, record.value, record.version)
         return super().write(name, value, version)
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ class Breakage:
     by_own_clock: bool = False
 
 
-class World:
+class Timeline:
     """Lets a schedule happen, event by event, and keeps what left and when the gate closed.
 
     ``retried`` is whether a grant came of a race that was lost at first.
@@ -208,8 +208,8 @@ def run(
     schedule: Schedule, broken: Breakage = Breakage()
 ) -> tuple[list[Sent], list[tuple[float, float]]]:
     """What is sent, in order, and when the gate is closed, until when."""
-    world = World(schedule, broken)
-    return sorted(world.sent, key=lambda requests: requests.at), world.blocks
+    timeline = Timeline(schedule, broken)
+    return sorted(timeline.sent, key=lambda requests: requests.at), timeline.blocks
 
 
 def most_in_five_minutes(sent: Sequence[Sent]) -> int:
@@ -224,11 +224,11 @@ def most_in_five_minutes(sent: Sequence[Sent]) -> int:
     return most
 
 
-def is_broken(schedule: Schedule, broken: Breakage = Breakage()) -> bool:
-    """Whether the guarantee does not hold."""
+def broken_rule(schedule: Schedule, broken: Breakage = Breakage()) -> str:
+    """Return which guarantee does not hold, and an empty text if all do."""
     sent, blocks = run(schedule, broken)
-    if most_in_five_minutes(sent) > schedule.limit:
-        return True
+    if (most := most_in_five_minutes(sent)) > schedule.limit:
+        return f"{most} requests within five minutes, with a limit of {schedule.limit}"
     for closed_at, until in blocks:
         for requests in sent:
             granted_before = requests.granted_at <= closed_at
@@ -236,8 +236,8 @@ def is_broken(schedule: Schedule, broken: Breakage = Breakage()) -> bool:
                 closed_at + USE_WITHIN + CONNECT_WITHIN if granted_before else closed_at
             )
             if in_flight_until < requests.at < until:
-                return True
-    return False
+                return f"a request left at {requests.at}: closed from {closed_at} to {until}"
+    return ""
 
 
 def between(least: float, most: float) -> st.SearchStrategy[float]:
@@ -301,7 +301,7 @@ SCHEDULES = st.builds(
 def test_no_rolling_five_minutes_hold_more_than_the_limit_and_the_gate_holds(
     schedule: Schedule,
 ) -> None:
-    assert not is_broken(schedule)
+    assert not broken_rule(schedule)
 
 
 def found(condition: Callable[[Schedule], bool]) -> Schedule:
@@ -320,7 +320,7 @@ def test_the_schedules_use_the_allowance_up_again_and_again() -> None:
     """Show that grants and retries happen: a budget that grants nothing holds every guarantee."""
     found(lambda schedule: most_in_five_minutes(run(schedule)[0]) == schedule.limit == 4)
     found(lambda schedule: sum(one.count for one in run(schedule)[0]) > 2 * schedule.limit)
-    found(lambda schedule: World(schedule, Breakage()).retried)
+    found(lambda schedule: Timeline(schedule, Breakage()).retried)
 
 
 CONSTANTS = {
@@ -354,6 +354,6 @@ def test_a_broken_budget_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch
         owner, method, broken = METHODS[name]
         monkeypatch.setattr(owner, method, broken)
     breakage = BREAKAGES.get(name, Breakage())
-    schedule = found(lambda one: is_broken(one, breakage))
+    schedule = found(lambda one: bool(broken_rule(one, breakage)))
     monkeypatch.undo()
-    assert not is_broken(schedule)
+    assert not broken_rule(schedule)

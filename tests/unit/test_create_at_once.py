@@ -16,10 +16,10 @@ from stream_downloads.domain.download import Download, Lane, Status, Step, Work
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
-from tests.memory import MemoryDownloads
-from tests.rows import AUDIO, DEFAULT, NOW, requested
 from tests.simulator import Fault
-from tests.world import FixedCredentials, World
+from tests.support.memory import MemoryDownloads
+from tests.support.rows import AUDIO, DEFAULT, NOW, requested
+from tests.support.world import FixedCredentials, World
 
 BOTH = (DEFAULT, AUDIO)
 
@@ -81,15 +81,23 @@ def test_refused_credentials_end_the_creates_and_the_poller_does_the_rest() -> N
     assert len(world.simulator.calls) == 1
 
 
-def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_the_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(FixedCredentials, "refresh", lambda _: True)
+def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_the_first() -> None:
     world = World(download_types=BOTH)
-    world.simulator.faults.script(Fault.UNAUTHORIZED)
+    world.credentials.in_memory = "old-token"
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
     assert rows(world) == [(Status.REQUESTED, Step.CREATE), (Status.INPROGRESS, Step.LIST)]
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(fault: Fault) -> None:
+    world = World()
+    world.simulator.faults.script(fault, times=5)
+    world.simulator.upload()
+    assert world.deliver_webhooks() == [200]
+    [row] = world.downloads.rows.values()
+    assert row.due_at is not None
+    assert row.url is None
 
 
 @pytest.mark.parametrize("fault", [Fault.HANG_BEFORE, Fault.HANG_AFTER, Fault.SLOW_BODY])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,66 +15,18 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from stream_downloads.adapters import secrets
 from stream_downloads.adapters.secrets import ApiCredentials, SecretUnavailable, SigningSecrets
+from tests.support.clock import VirtualClock
+from tests.support.secrets_manager import SecretsManager, refusal
 
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:example-AbCdEf"
 VALUE = "value-that-nobody-may-see"
 
 
-class Clock:
-    """One clock for Powertools' cache (time of day) and for ours (monotonic)."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        """Return the monotonic clock."""
-        return self.seconds
-
-    def now(self) -> datetime:
-        """Return the time of day, as ``datetime.now``."""
-        return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-
-class SecretsManager:
-    """The one secret that there is, by the labels of its versions."""
-
-    def __init__(self) -> None:
-        self.versions: dict[str, str | bytes] = {}
-        self.reads: list[str] = []
-        self.failure: Exception | None = None
-
-    def put(self, value: str | bytes) -> None:
-        """Make it the current version, and what was current the previous one."""
-        if "AWSCURRENT" in self.versions:
-            self.versions["AWSPREVIOUS"] = self.versions["AWSCURRENT"]
-        self.versions["AWSCURRENT"] = value
-
-    def get_secret_value(self, **request: str) -> dict[str, Any]:
-        """Read one version, as boto3's client does."""
-        assert request["SecretId"] == ARN
-        stage = request.get("VersionStage", "AWSCURRENT")
-        self.reads.append(stage)
-        if self.failure:
-            raise self.failure
-        if stage not in self.versions:
-            raise refusal("ResourceNotFoundException")
-        value = self.versions[stage]
-        return {"SecretString" if isinstance(value, str) else "SecretBinary": value}
-
-    def put_secret_value(self, **request: str) -> None:
-        """Store a new version, as boto3's client does."""
-        assert request["SecretId"] == ARN
-        self.put(request["SecretString"])
-
-
-def refusal(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "no"}}, "GetSecretValue")
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(base, "datetime", clock)
+def clock(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    # The time of day by which Powertools' cache goes, and ours, which is monotonic.
+    time_of_day = SimpleNamespace(now=lambda: datetime.fromtimestamp(clock(), UTC))
+    monkeypatch.setattr(base, "datetime", time_of_day)
     return clock
 
 
@@ -83,14 +36,14 @@ def secrets_manager() -> SecretsManager:
 
 
 @pytest.fixture
-def api(secrets_manager: SecretsManager, clock: Clock) -> ApiCredentials:
-    secrets_manager.put(json.dumps({"api_token": VALUE}))
+def api(secrets_manager: SecretsManager, clock: VirtualClock) -> ApiCredentials:
+    secrets_manager.store(ARN, json.dumps({"api_token": VALUE}))
     return ApiCredentials(cast("Any", secrets_manager), ARN, clock)
 
 
 @pytest.fixture
-def signing(secrets_manager: SecretsManager, clock: Clock) -> SigningSecrets:
-    secrets_manager.put(signing_secret("first"))
+def signing(secrets_manager: SecretsManager, clock: VirtualClock) -> SigningSecrets:
+    secrets_manager.store(ARN, signing_secret("first"))
     return SigningSecrets(cast("Any", secrets_manager), ARN, clock)
 
 
@@ -109,54 +62,45 @@ def bearer(value: str) -> dict[str, str]:
 # ---------------------------------------------------------------------------- API credentials
 
 
-def test_a_token_becomes_a_bearer_header(api: ApiCredentials) -> None:
-    assert api.headers() == bearer(VALUE)
+EMAIL = "a@example.com"
+USABLE: dict[str, tuple[Any, dict[str, str]]] = {
+    "a token": ({"api_token": VALUE}, bearer(VALUE)),
+    "a token that is stored as bytes": (token(VALUE).encode(), bearer(VALUE)),
+    "an e-mail and a key": (
+        {"api_email": EMAIL, "api_key": VALUE},
+        {"X-Auth-Email": EMAIL, "X-Auth-Key": VALUE},
+    ),
+    "a token before a key": (
+        {"api_token": VALUE, "api_email": EMAIL, "api_key": "key"},
+        bearer(VALUE),
+    ),
+    "a token beside other fields": ({"api_token": VALUE, "note": "by hand\n"}, bearer(VALUE)),
+}
 
 
-def test_an_email_and_a_key_become_their_two_headers(
-    api: ApiCredentials, secrets_manager: SecretsManager
+@pytest.mark.parametrize(("secret", "headers"), USABLE.values(), ids=USABLE.keys())
+def test_a_secret_becomes_the_headers_of_a_request(
+    api: ApiCredentials, secrets_manager: SecretsManager, secret: Any, headers: dict[str, str]
 ) -> None:
-    secrets_manager.put(json.dumps({"api_email": "a@example.com", "api_key": VALUE}))
-    assert api.headers() == {"X-Auth-Email": "a@example.com", "X-Auth-Key": VALUE}
-
-
-def test_a_token_is_preferred_to_an_email_and_a_key(
-    api: ApiCredentials, secrets_manager: SecretsManager
-) -> None:
-    both = {"api_token": VALUE, "api_email": "a@example.com", "api_key": "key"}
-    secrets_manager.put(json.dumps(both))
-    assert api.headers() == bearer(VALUE)
-
-
-def test_other_fields_of_the_secret_are_ignored(
-    api: ApiCredentials, secrets_manager: SecretsManager
-) -> None:
-    secrets_manager.put(json.dumps({"api_token": VALUE, "note": "made by hand\n"}))
-    assert api.headers() == bearer(VALUE)
-
-
-def test_a_binary_secret_is_read_like_text(
-    api: ApiCredentials, secrets_manager: SecretsManager
-) -> None:
-    secrets_manager.put(token(VALUE).encode())
-    assert api.headers() == bearer(VALUE)
+    secrets_manager.store(ARN, secret)
+    assert api.headers() == headers
 
 
 def test_the_secret_is_read_once_in_five_minutes(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
     api.headers()
-    clock.seconds += 300
+    clock.now += 300
     api.headers()
     assert len(secrets_manager.reads) == 1
-    clock.seconds += 1
+    clock.now += 1
     api.headers()
     assert len(secrets_manager.reads) == 2
 
 
 def test_a_refresh_finds_a_new_token(api: ApiCredentials, secrets_manager: SecretsManager) -> None:
     api.headers()
-    secrets_manager.put(token("new"))
+    secrets_manager.store(ARN, token("new"))
     assert api.headers() == bearer(VALUE)
     assert api.refresh() is True
     assert api.headers() == bearer("new")
@@ -175,7 +119,7 @@ def test_a_refresh_that_fails_has_nothing_new_and_keeps_the_copy(
     api: ApiCredentials, secrets_manager: SecretsManager
 ) -> None:
     api.headers()
-    secrets_manager.failure = refusal("InternalServiceError")
+    secrets_manager.fail(refusal("InternalServiceError"))
     assert api.refresh() is False
     assert api.headers() == bearer(VALUE)
 
@@ -184,7 +128,7 @@ def test_a_refresh_that_finds_rubbish_has_nothing_new_and_drops_the_copy(
     api: ApiCredentials, secrets_manager: SecretsManager
 ) -> None:
     api.headers()
-    secrets_manager.put(token(""))
+    secrets_manager.store(ARN, token(""))
     assert api.refresh() is False
     with pytest.raises(SecretUnavailable, match="is empty"):
         api.headers()
@@ -245,7 +189,7 @@ def test_a_secret_that_cannot_be_used_is_refused_without_being_told(
     advice: str,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    secrets_manager.put(secret)
+    secrets_manager.store(ARN, secret)
     with pytest.raises(SecretUnavailable) as refused:
         api.headers()
     assert advice in str(refused.value)
@@ -255,13 +199,13 @@ def test_a_secret_that_cannot_be_used_is_refused_without_being_told(
 
 
 def test_a_secret_that_was_mended_is_found_within_seconds(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
-    secrets_manager.put(token(""))
+    secrets_manager.store(ARN, token(""))
     with pytest.raises(SecretUnavailable):
         api.headers()
-    secrets_manager.put(token("mended"))
-    clock.seconds += secrets.PAUSE_AFTER_FAILURE_SECONDS
+    secrets_manager.store(ARN, token("mended"))
+    clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
     assert api.headers() == bearer("mended")
 
 
@@ -278,20 +222,20 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
 def test_a_stale_copy_serves_while_secrets_manager_is_down(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock, failure: Exception
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock, failure: Exception
 ) -> None:
     api.headers()
-    secrets_manager.failure = failure
-    clock.seconds += 3600
+    secrets_manager.fail(failure)
+    clock.now += 3600
     assert api.headers() == bearer(VALUE)
 
 
 def test_a_copy_over_an_hour_old_does_not_serve(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
     api.headers()
-    secrets_manager.failure = refusal("InternalServiceError")
-    clock.seconds += 3601
+    secrets_manager.fail(refusal("InternalServiceError"))
+    clock.now += 3601
     with pytest.raises(SecretUnavailable, match="InternalServiceError"):
         api.headers()
 
@@ -300,30 +244,30 @@ def test_a_copy_over_an_hour_old_does_not_serve(
 def test_without_a_copy_an_outage_is_said(
     api: ApiCredentials, secrets_manager: SecretsManager, failure: Exception
 ) -> None:
-    secrets_manager.failure = failure
+    secrets_manager.fail(failure)
     with pytest.raises(SecretUnavailable, match="cannot be read"):
         api.headers()
 
 
 def test_a_flood_during_an_outage_does_not_become_a_flood_of_reads(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
-    secrets_manager.failure = refusal("InternalServiceError")
+    secrets_manager.fail(refusal("InternalServiceError"))
     for _ in range(100):
         with pytest.raises(SecretUnavailable):
             api.headers()
-        clock.seconds += 0.1
+        clock.now += 0.1
     assert len(secrets_manager.reads) == 1
 
 
 def test_the_secret_is_read_again_after_an_outage(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: Clock
+    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
-    secrets_manager.failure = refusal("InternalServiceError")
+    secrets_manager.fail(refusal("InternalServiceError"))
     with pytest.raises(SecretUnavailable):
         api.headers()
-    secrets_manager.failure = None
-    clock.seconds += secrets.PAUSE_AFTER_FAILURE_SECONDS
+    secrets_manager.fail(None)
+    clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
     assert api.headers() == bearer(VALUE)
 
 
@@ -337,14 +281,14 @@ def test_the_first_secret_is_the_only_candidate(signing: SigningSecrets) -> None
 def test_the_current_secret_comes_before_the_previous(
     signing: SigningSecrets, secrets_manager: SecretsManager
 ) -> None:
-    secrets_manager.put(signing_secret("second"))
+    secrets_manager.store(ARN, signing_secret("second"))
     assert signing.candidates() == (b"second", b"first")
 
 
 def test_the_same_secret_stored_twice_is_one_candidate(
     signing: SigningSecrets, secrets_manager: SecretsManager
 ) -> None:
-    secrets_manager.put(signing_secret("first"))
+    secrets_manager.store(ARN, signing_secret("first"))
     assert signing.candidates() == (b"first",)
 
 
@@ -352,7 +296,7 @@ def test_the_same_secret_stored_twice_is_one_candidate(
 def test_a_previous_secret_that_cannot_be_used_is_passed_over(
     signing: SigningSecrets, secrets_manager: SecretsManager, previous: str
 ) -> None:
-    secrets_manager.versions["AWSPREVIOUS"] = previous
+    secrets_manager.versions[ARN]["AWSPREVIOUS"] = previous
     assert signing.candidates() == (b"first",)
 
 
@@ -360,19 +304,19 @@ def test_a_previous_secret_that_cannot_be_used_is_passed_over(
 def test_a_current_secret_that_cannot_be_used_is_our_own_fault(
     signing: SigningSecrets, secrets_manager: SecretsManager, current: str
 ) -> None:
-    secrets_manager.put(current)
+    secrets_manager.store(ARN, current)
     with pytest.raises(SecretUnavailable):
         signing.candidates()
 
 
 def test_each_version_is_read_once_in_five_minutes_even_if_there_is_no_previous(
-    signing: SigningSecrets, secrets_manager: SecretsManager, clock: Clock
+    signing: SigningSecrets, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
     for _ in range(100):
         signing.candidates()
-        clock.seconds += 3
+        clock.now += 3
     assert sorted(secrets_manager.reads) == ["AWSCURRENT", "AWSPREVIOUS"]
-    clock.seconds += 1
+    clock.now += 1
     signing.candidates()
     assert len(secrets_manager.reads) == 4
 
@@ -381,67 +325,53 @@ def test_each_version_is_read_once_in_five_minutes_even_if_there_is_no_previous(
 def test_the_previous_version_may_be_missing(
     signing: SigningSecrets,
     secrets_manager: SecretsManager,
-    monkeypatch: pytest.MonkeyPatch,
     code: str,
 ) -> None:
-    fail_previous(secrets_manager, monkeypatch, refusal(code))
+    secrets_manager.failures["AWSPREVIOUS"] = refusal(code)
     assert signing.candidates() == (b"first",)
 
 
 def test_a_previous_version_that_cannot_be_read_is_no_missing_one(
-    signing: SigningSecrets, secrets_manager: SecretsManager, monkeypatch: pytest.MonkeyPatch
+    signing: SigningSecrets, secrets_manager: SecretsManager
 ) -> None:
-    fail_previous(secrets_manager, monkeypatch, refusal("AccessDeniedException"))
+    secrets_manager.failures["AWSPREVIOUS"] = refusal("AccessDeniedException")
     with pytest.raises(SecretUnavailable, match="AccessDeniedException"):
         signing.candidates()
-
-
-def fail_previous(
-    secrets_manager: SecretsManager, monkeypatch: pytest.MonkeyPatch, failure: Exception
-) -> None:
-    read: Callable[..., dict[str, Any]] = secrets_manager.get_secret_value
-
-    def read_current(**request: str) -> dict[str, Any]:
-        if request.get("VersionStage") == "AWSPREVIOUS":
-            raise failure
-        return read(**request)
-
-    monkeypatch.setattr(secrets_manager, "get_secret_value", read_current)
 
 
 def test_a_refresh_finds_a_rotated_secret(
     signing: SigningSecrets, secrets_manager: SecretsManager
 ) -> None:
     signing.candidates()
-    secrets_manager.put(signing_secret("second"))
+    secrets_manager.store(ARN, signing_secret("second"))
     assert signing.candidates() == (b"first",)
     assert signing.refresh() == (b"second", b"first")
     assert signing.candidates() == (b"second", b"first")
 
 
 def test_a_flood_of_bad_signatures_costs_one_refresh_a_minute(
-    signing: SigningSecrets, secrets_manager: SecretsManager, clock: Clock
+    signing: SigningSecrets, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
     signing.candidates()
     secrets_manager.reads.clear()
     for _ in range(600):  # a minute of them
         signing.refresh()
-        clock.seconds += 0.1
+        clock.now += 0.1
     assert len(secrets_manager.reads) == 2  # current and previous
-    clock.seconds += 1
+    clock.now += 1
     assert signing.refresh() is not None
 
 
-def test_a_refresh_too_early_says_so(signing: SigningSecrets, clock: Clock) -> None:
+def test_a_refresh_too_early_says_so(signing: SigningSecrets, clock: VirtualClock) -> None:
     assert signing.refresh() == (b"first",)
-    clock.seconds += 59.9
+    clock.now += 59.9
     assert signing.refresh() is None
 
 
 def test_a_refresh_that_fails_counts_against_the_minute(
     signing: SigningSecrets, secrets_manager: SecretsManager
 ) -> None:
-    secrets_manager.failure = refusal("InternalServiceError")
+    secrets_manager.fail(refusal("InternalServiceError"))
     with pytest.raises(SecretUnavailable):
         signing.refresh()
     assert signing.refresh() is None
@@ -451,7 +381,7 @@ def test_a_refresh_during_an_outage_gives_the_stale_copies(
     signing: SigningSecrets, secrets_manager: SecretsManager
 ) -> None:
     signing.candidates()
-    secrets_manager.failure = refusal("InternalServiceError")
+    secrets_manager.fail(refusal("InternalServiceError"))
     assert signing.refresh() == (b"first",)
 
 
@@ -463,27 +393,27 @@ def store(secrets_manager: SecretsManager, secret: str) -> bool:
 
 
 def test_a_new_secret_is_stored_and_the_old_one_kept(secrets_manager: SecretsManager) -> None:
-    secrets_manager.put(signing_secret("first"))
+    secrets_manager.store(ARN, signing_secret("first"))
     assert store(secrets_manager, "second") is True
-    assert secrets_manager.versions == {
+    assert secrets_manager.versions[ARN] == {
         "AWSCURRENT": signing_secret("second"),
         "AWSPREVIOUS": signing_secret("first"),
     }
 
 
 def test_the_same_secret_is_not_stored_again(secrets_manager: SecretsManager) -> None:
-    secrets_manager.put('{ "webhook_secret": "first" }')
+    secrets_manager.store(ARN, '{ "webhook_secret": "first" }')
     assert store(secrets_manager, "first") is False
-    assert list(secrets_manager.versions) == ["AWSCURRENT"]
+    assert list(secrets_manager.versions[ARN]) == ["AWSCURRENT"]
 
 
 @pytest.mark.parametrize("stored", ["{}", "not JSON", signing_secret(""), b"binary"])
 def test_a_secret_that_cannot_be_used_is_replaced(
     secrets_manager: SecretsManager, stored: str | bytes
 ) -> None:
-    secrets_manager.put(stored)
+    secrets_manager.store(ARN, stored)
     assert store(secrets_manager, "first") is True
-    assert secrets_manager.versions["AWSCURRENT"] == signing_secret("first")
+    assert secrets_manager.versions[ARN]["AWSCURRENT"] == signing_secret("first")
 
 
 def test_a_secret_is_stored_where_there_was_none(secrets_manager: SecretsManager) -> None:
@@ -493,11 +423,11 @@ def test_a_secret_is_stored_where_there_was_none(secrets_manager: SecretsManager
 def test_nothing_is_stored_when_the_stored_one_cannot_be_read(
     secrets_manager: SecretsManager,
 ) -> None:
-    secrets_manager.put(signing_secret("first"))
-    secrets_manager.failure = refusal("AccessDeniedException")
+    secrets_manager.store(ARN, signing_secret("first"))
+    secrets_manager.fail(refusal("AccessDeniedException"))
     with pytest.raises(ClientError):
         store(secrets_manager, "second")
-    assert secrets_manager.versions == {"AWSCURRENT": signing_secret("first")}
+    assert secrets_manager.versions[ARN] == {"AWSCURRENT": signing_secret("first")}
 
 
 @pytest.mark.parametrize("secret", ["", "with a space", "newline\n", "é"])

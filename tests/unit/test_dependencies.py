@@ -6,7 +6,7 @@ import pytest
 
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.services.dependencies import Service, download_types
-from tests.template import environment
+from tests.support.template import environment
 
 SETTINGS = (
     "TABLE_NAME",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import deploy
-from tests.emulator import REPOSITORY
+from tests.support.emulator import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from package import processed
-from tests.emulator import REPOSITORY
-from tests.template import REFERENCES
+from tests.support.emulator import REPOSITORY
+from tests.support.template import REFERENCES
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 NOTHING = {"Ref": "AWS::NoValue"}
@@ -247,7 +247,8 @@ def test_an_alarm_watches_a_metric_of_lambda(
     alarm: str, metric: str, function: str, statistic: str
 ) -> None:
     properties = deployed()[alarm]["Properties"]
-    assert (properties["Namespace"], properties["MetricName"]) == ("AWS/Lambda", metric)
+    assert properties["Namespace"] == "AWS/Lambda"
+    assert properties["MetricName"] == metric
     # The dimension that holds all versions and aliases of a function.
     dimension = {"Name": "FunctionName", "Value": {"Ref": f"{function}Function"}}
     assert properties["Dimensions"] == [dimension]

@@ -13,7 +13,7 @@ from stream_downloads.domain.download import (
     is_publishable,
     iso_time,
 )
-from tests.rows import (
+from tests.support.rows import (
     AUDIO,
     DEFAULT,
     NOW,

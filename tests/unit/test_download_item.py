@@ -21,7 +21,7 @@ from stream_downloads.domain.download import (
     TroubleKind,
     Work,
 )
-from tests.rows import NOW, UID, in_progress, requested
+from tests.support.rows import NOW, UID, in_progress, requested
 
 TIMES = st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000)
 COUNTS = st.integers(0, 10**6)

@@ -8,7 +8,14 @@ import pytest
 
 from stream_downloads.adapters.function_url import unwrap
 from stream_downloads.domain.signature import verify
-from tests.events import EVENTS, EXAMPLE_SECRET, EXAMPLE_TIME, encoded, load_event, signed_event
+from tests.support.events import (
+    EVENTS,
+    EXAMPLE_SECRET,
+    EXAMPLE_TIME,
+    encoded,
+    load_event,
+    signed_event,
+)
 
 FUNCTIONS = [
     "receive_webhook",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.function_url import BadTransport, answer, unwrap
-from tests.events import load_event, signed_event
+from tests.support.events import load_event, signed_event
 
 MIB = 1024 * 1024
 

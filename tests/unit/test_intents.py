@@ -12,8 +12,18 @@ from stream_downloads.domain import transitions
 from stream_downloads.domain.download import Download, Lane, Status, Step
 from stream_downloads.domain.video import Video
 from stream_downloads.services import intents
-from tests.memory import MemoryDownloads
-from tests.rows import AUDIO, DEFAULT, NOW, UID, deleted, failed, in_progress, ready, requested
+from tests.support.memory import MemoryDownloads
+from tests.support.rows import (
+    AUDIO,
+    DEFAULT,
+    NOW,
+    UID,
+    deleted,
+    failed,
+    in_progress,
+    ready,
+    requested,
+)
 
 BOTH = (DEFAULT, AUDIO)
 READY = Video(UID, state="ready", name="clip.mp4", duration_seconds=5.5)

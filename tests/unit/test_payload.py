@@ -1,4 +1,4 @@
-"""What a person may send to a function, and what is refused."""
+"""Payloads that the functions accept and refuse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from stream_downloads.domain import commands
 from stream_downloads.domain.commands import Action, BadRequest, Command, LinkCommand
 from stream_downloads.domain.download import DownloadType
-from tests.events import VIDEO_UID, load_event
+from tests.support.events import VIDEO_UID, load_event
 
 NOW = 1_800_000_000.0
 

@@ -31,10 +31,10 @@ from stream_downloads.services.poll import (
     STOP_BEFORE_TIMEOUT,
     Summary,
 )
-from tests.memory import MemoryControl, MemoryDownloads
-from tests.rows import AUDIO, DEFAULT, NOW, due, requested, url_of
 from tests.simulator import Fault
-from tests.world import World
+from tests.support.memory import MemoryControl, MemoryDownloads
+from tests.support.rows import AUDIO, DEFAULT, NOW, due, requested, url_of
+from tests.support.world import World
 
 BOTH = (DEFAULT, AUDIO)
 MINUTE = 60.0

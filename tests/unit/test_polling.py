@@ -25,7 +25,7 @@ from stream_downloads.domain.polling import (
     plan,
     retry_delay,
 )
-from tests.rows import AUDIO, DEFAULT, NOW, deleting, due, in_progress, requested
+from tests.support.rows import AUDIO, DEFAULT, NOW, deleting, due, in_progress, requested
 
 IGNORANT = Pace.of({})
 HOUR = 3600.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.template import template
+from tests.support.template import template
 
 if TYPE_CHECKING:
     from pathlib import Path

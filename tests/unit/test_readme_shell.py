@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.emulator import REPOSITORY
+from tests.support.emulator import REPOSITORY
 
 SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 # Answers as AWS CLI 2 does, with the metadata on standard output and the payload in the file.
@@ -87,7 +87,8 @@ def test_both_variables_of_the_region_are_set(shell: str, document: str) -> None
 def test_invoke_prints_the_answer_alone(shell: str, tmp_path: Path) -> None:
     payload = '{"action": "status", "video_uid": "a b"}'
     process, arguments = run(shell, f"invoke ManageDownloads '{payload}'", tmp_path)
-    assert (process.returncode, process.stderr) == (0, "")
+    assert process.returncode == 0
+    assert process.stderr == ""
     assert json.loads(process.stdout) == {"rows": 1}
     assert arguments[arguments.index("--payload") + 1] == payload
     assert arguments[arguments.index("--function-name") + 1] == "stack-Function-1"
@@ -111,4 +112,5 @@ def test_invoke_fails_with_the_function_and_shows_its_error(shell: str, tmp_path
 def test_invoke_fails_with_the_cli(shell: str, tmp_path: Path) -> None:
     process, _ = run(shell, "invoke PollDownloads", tmp_path, fails="access")
     assert process.returncode == 254
-    assert (process.stdout, process.stderr) == ("", "AccessDenied\n")
+    assert process.stdout == ""
+    assert process.stderr == "AccessDenied\n"

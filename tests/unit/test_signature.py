@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_downloads.adapters.function_url import unwrap
 from stream_downloads.domain import signature
 from stream_downloads.domain.signature import NoSecret, Unauthentic, UnauthenticReason, sign
-from tests.events import EXAMPLE_SECRET, EXAMPLE_TIME, load_event
+from tests.support.events import EXAMPLE_SECRET, EXAMPLE_TIME, load_event
 
 NOW = EXAMPLE_TIME
 BODY = b'{"uid":"6b9e68b07dfee8cc2d116e4c51d6a957"}'

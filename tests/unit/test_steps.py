@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stream_downloads.adapters.observability import Metric
-from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Grant
 from stream_downloads.adapters.stream_api import RefusalKind, Refused
 from stream_downloads.domain import transitions
@@ -41,9 +40,9 @@ from stream_downloads.services.steps import (
     Outcome,
     Verdict,
 )
-from tests.rows import AUDIO, DEFAULT, NOW, UID, in_progress, ready, requested, url_of
 from tests.simulator import Fault
-from tests.world import FixedCredentials, World
+from tests.support.rows import AUDIO, DEFAULT, NOW, UID, in_progress, ready, requested, url_of
+from tests.support.world import World
 
 SECONDS = 10.0
 CALLS = {
@@ -693,27 +692,14 @@ def test_a_429_closes_the_gate_and_leaves_the_row_as_it_was(
     assert seconds <= (blocked_until or 0.0) - NOW <= seconds + 3
 
 
-def slow_headers(world: World) -> Callable[..., Mapping[str, str]]:
-    """Return a way to read the credentials that takes longer than a grant holds."""
-    headers = FixedCredentials.headers
-
-    def slowly(credentials: FixedCredentials) -> Mapping[str, str]:
-        world.clock.sleep(USE_WITHIN + 0.1)
-        return headers(credentials)
-
-    return slowly
-
-
 @pytest.mark.parametrize("delay", ["before the step", "while the secret is read"])
-def test_a_grant_that_has_run_out_sends_nothing(
-    world: World, row: Download, delay: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_grant_that_has_run_out_sends_nothing(world: World, row: Download, delay: str) -> None:
     row = kept(world, row)
     grant = granted(world)
     if delay == "before the step":
         world.clock.sleep(USE_WITHIN + 0.1)
     else:
-        monkeypatch.setattr(FixedCredentials, "headers", slow_headers(world))
+        world.credentials.seconds = USE_WITHIN + 0.1
     outcome = world.service.steps().perform([row], grant, Pace.of({}), SECONDS)
     assert outcome.verdict is Verdict.NOT_SENT
     assert world.simulator.calls == []
@@ -722,15 +708,11 @@ def test_a_grant_that_has_run_out_sends_nothing(
 
 
 def test_credentials_that_cannot_be_read_leave_the_row_as_it_was(
-    world: World, row: Download, monkeypatch: pytest.MonkeyPatch
+    world: World, row: Download
 ) -> None:
     row = kept(world, row)
     grant = granted(world)
-
-    def unavailable(_: FixedCredentials) -> Mapping[str, str]:
-        raise SecretUnavailable("secret arn: it cannot be read")
-
-    monkeypatch.setattr(FixedCredentials, "headers", unavailable)
+    world.credentials.in_memory = ""
     outcome = world.service.steps().perform([row], grant, Pace.of({}), SECONDS)
     assert outcome.verdict is Verdict.CREDENTIALS
     assert world.simulator.calls == []

@@ -22,7 +22,7 @@ from stream_downloads.adapters.stream_api import (
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.request_budget import RateLimit
 from stream_downloads.domain.video import VideoPage, parse_webhook
-from tests.events import VIDEO_UID, video_event
+from tests.support.events import VIDEO_UID, video_event
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 UID = "5d5bc37ffcf54c9b82e996823bffbb81"
@@ -456,7 +456,8 @@ def test_a_refusal_means_what_its_status_and_code_say(
     status: int, code: int, message: str, kind: RefusalKind
 ) -> None:
     error = refusal(OneAnswer(failure({"code": code, "message": message}), status=status))
-    assert (error.status, error.kind) == (status, kind)
+    assert error.status == status
+    assert error.kind == kind
     assert error.ambiguous is (kind is RefusalKind.UNUSABLE)
 
 

@@ -14,21 +14,7 @@ from stream_downloads.adapters.stream_api import (
     StreamClient,
 )
 from tests.simulator import BASE_URL, Fault, InProcessPool, StreamSimulator
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
+from tests.support.clock import VirtualClock
 
 
 class Outcome(NamedTuple):
@@ -109,17 +95,7 @@ ODD = {
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def simulator(clock: Clock) -> StreamSimulator:
-    return StreamSimulator(clock=clock)
-
-
-@pytest.fixture
-def client(simulator: StreamSimulator, clock: Clock) -> StreamClient:
+def client(simulator: StreamSimulator, clock: VirtualClock) -> StreamClient:
     return StreamClient(
         simulator.settings.account_id,
         base_url=BASE_URL,
@@ -143,7 +119,11 @@ def test_every_fault_has_its_line_here() -> None:
 
 @pytest.mark.parametrize(("fault", "outcome"), FAILING.items())
 def test_a_create_that_meets_a_fault_tells_whether_it_may_have_happened(
-    simulator: StreamSimulator, client: StreamClient, clock: Clock, fault: Fault, outcome: Outcome
+    simulator: StreamSimulator,
+    client: StreamClient,
+    clock: VirtualClock,
+    fault: Fault,
+    outcome: Outcome,
 ) -> None:
     uid = simulator.upload()
     simulator.faults.script(fault)
@@ -181,7 +161,8 @@ def test_what_is_odd_about_a_download_is_passed_on_or_left_open(
     simulator.faults.script(fault)
     state = client.list_downloads(uid, seconds=5)["default"]
     status, percent, url = said
-    assert (state.status, state.percent_complete) == (status, percent)
+    assert state.status == status
+    assert state.percent_complete == percent
     assert state.url == (url and url.format(uid=uid))
 
 

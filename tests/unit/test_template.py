@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.emulator import REPOSITORY
-from tests.template import template
+from tests.support.emulator import REPOSITORY
+from tests.support.template import template
 
 # The names that people script against.
 PARAMETERS = {
@@ -157,7 +157,8 @@ def test_an_alarm_says_what_to_do_and_tells_the_topic(name: str) -> None:
 def test_only_a_poll_that_is_missing_is_alarming() -> None:
     breaching = [name for name in ALARMS if ALARMS[name]["TreatMissingData"] != "notBreaching"]
     assert breaching == ["NoPollAlarm"]
-    assert (ALARMS["NoPollAlarm"]["Period"], ALARMS["NoPollAlarm"]["EvaluationPeriods"]) == (60, 3)
+    assert ALARMS["NoPollAlarm"]["Period"] == 60
+    assert ALARMS["NoPollAlarm"]["EvaluationPeriods"] == 3
     schedule = FUNCTIONS["PollDownloadsFunction"]["Events"]["EveryMinute"]["Properties"]
     assert schedule["ScheduleExpression"] == "rate(1 minute)"
 

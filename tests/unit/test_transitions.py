@@ -32,7 +32,7 @@ from stream_downloads.domain.transitions import (
     UNLISTED_GRACE,
 )
 from stream_downloads.domain.video import Video
-from tests.rows import (
+from tests.support.rows import (
     AUDIO,
     NOW,
     RECHECK,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_downloads.domain.video import Unusable, UnusableReason, Video, parse_webhook
-from tests.events import VIDEO_UID, encoded, load_event, video_event
+from tests.support.events import VIDEO_UID, encoded, load_event, video_event
 
 R = UnusableReason
 

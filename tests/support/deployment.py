@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
-from tests.emulator import REPOSITORY
-from tests.guard import guarded
+from tests.support.emulator import REPOSITORY
+from tests.support.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

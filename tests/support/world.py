@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain.download import Download, DownloadType
@@ -14,9 +15,10 @@ from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.poll import Poller, Summary
 from stream_downloads.services.steps import Outcome
-from tests.memory import MemoryControl, MemoryDownloads
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator, Webhook
-from tests.template import environment
+from tests.support.clock import VirtualClock
+from tests.support.memory import MemoryControl, MemoryDownloads
+from tests.support.template import environment
 
 os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -24,48 +26,37 @@ os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 from stream_downloads.services.receive import receive
 
 WEBHOOK_URL = "https://receive.lambda-url.us-east-1.on.aws/"
-START = 1_800_000_000.0
 
 Job = Sequence[Download]
 
 
-class VirtualClock:
-    """A clock that moves when it is told to, or when somebody sleeps by it.
+class FixedCredentials:
+    """Credentials that need no Secrets Manager: the token in memory, and the one that is stored.
 
-    What happens by itself meanwhile happens at its own time: ``next_event`` says when there is
-    something, ``happen`` does it.
+    Attributes:
+        reads: how often the stored token was read again.
+        seconds: how long it takes to get the headers.
     """
 
-    def __init__(self, now: float = START) -> None:
-        self.now = now
-        self.next_event: Callable[[], float | None] = lambda: None
-        self.happen: Callable[[], object] = lambda: None
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let that many seconds pass."""
-        until = self.now + seconds
-        while (at := self.next_event()) is not None and at <= until:
-            self.now = max(self.now, at)
-            self.happen()
-        self.now = max(self.now, until)  # what happened may have taken time of its own
-
-
-class FixedCredentials:
-    """Credentials that need no Secrets Manager."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, token: str, clock: VirtualClock) -> None:
+        self.in_memory = self.stored = token
+        self.reads = 0
+        self.seconds = 0.0
+        self._clock = clock
 
     def headers(self) -> Mapping[str, str]:
         """As `stream_downloads.adapters.secrets.ApiCredentials.headers`."""
-        return {"Authorization": f"Bearer {self._settings.api_token}"}
+        self._clock.sleep(self.seconds)
+        if not self.in_memory:
+            raise SecretUnavailable("secret arn: it cannot be read")
+        return {"Authorization": f"Bearer {self.in_memory}"}
 
     def refresh(self) -> bool:
         """As `stream_downloads.adapters.secrets.ApiCredentials.refresh`."""
-        return False
+        self.reads += 1
+        changed = self.in_memory != self.stored
+        self.in_memory = self.stored
+        return changed
 
 
 class FixedSecrets:
@@ -116,7 +107,7 @@ class World:
         self.downloads = self.downloads_type()
         self.control = self.control_type(self.clock)
         self.latency = latency
-        self.credentials: Any = FixedCredentials(self.simulator.settings)
+        self.credentials: Any = FixedCredentials(self.simulator.settings.api_token, self.clock)
         # The shared limit as one more function would have it.
         self.budget = Budget(self.control, limit, self.clock)
         # Each function has its own process: of the two, only the tables are shared.
@@ -136,20 +127,16 @@ class World:
         seed: int,
     ) -> Service:
         """The service, as one function would have it."""
-        budget = Budget(self.control, limit, self.clock)
-        pool = InProcessPool(self.simulator, sleep=self.clock.sleep)
-        stream = StreamClient(
-            self.simulator.settings.account_id,
-            base_url=BASE_URL,
-            authorization=self.credentials.headers,
-            pool=pool,
-            on_rate_limit=budget.observe,
-            monotonic=self.clock,
-        )
         return Service(
             downloads=self.downloads,
             control=self.control,
-            gateway=Gateway(budget, self.credentials, stream),
+            gateway=make_gateway(
+                self.control,
+                limit,
+                self.credentials,
+                self.clock,
+                InProcessPool(self.simulator, sleep=self.clock.sleep),
+            ),
             download_types=download_types,
             retention=retention,
             clock=self.clock,
@@ -180,6 +167,22 @@ class World:
         """The requests of a batch reach Cloudflare together, once their latency has passed."""
         self.clock.sleep(self.latency)
         return map(advance, jobs)
+
+
+def make_gateway(
+    control: Any, limit: int, credentials: Any, clock: VirtualClock, pool: InProcessPool
+) -> Gateway:
+    """Return one function's way to the simulated Cloudflare, within the shared limit."""
+    budget = Budget(control, limit, clock)
+    stream = StreamClient(
+        Settings.account_id,
+        base_url=BASE_URL,
+        authorization=credentials.headers,
+        pool=pool,
+        on_rate_limit=budget.observe,
+        monotonic=clock,
+    )
+    return Gateway(budget, credentials, stream)
 
 
 def function_url_event(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:

@@ -9,19 +9,20 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import urllib3
 
-from tests.guard import guarded
+from tests.support.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 # An environment of its own: functions run under this interpreter and see its packages.
 PROGRAM = REPOSITORY / ".venv-emulator/bin/ministack"
 START_SECONDS = 30.0
+LOG_LINES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,17 @@ class Emulator:
     Attributes:
         url: its address, for ``endpoint_url``.
         directory: for whatever belongs to it; removed with it.
-        log: what it wrote.
+        log: its output, opened to be read: it can be read after the directory is gone.
     """
 
     url: str
     directory: Path
-    log: Path
+    log: IO[bytes]
+
+    def last_lines(self) -> str:
+        """Return the end of the emulator's output, for a message about a failure."""
+        lines = self.log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join(["the emulator's last lines:", *lines])
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
         enforce_iam: whether a function may do only what its role allows.
 
     Raises:
-        RuntimeError: it did not start; with what it wrote.
+        RuntimeError: it did not start; the message ends with its last lines.
     """
     if not PROGRAM.exists():
         message = f"{PROGRAM} is missing: make {PROGRAM.parents[1].name}/installed"
@@ -67,11 +73,12 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
     }
     with (
         log.open("wb") as output,
+        log.open("rb") as written,
         guarded(
             [str(PROGRAM)], directory=directory, environment=environment, output=output
         ) as process,
     ):
-        running = Emulator(f"http://127.0.0.1:{port}", directory, log)
+        running = Emulator(f"http://127.0.0.1:{port}", directory, written)
         _await_start(running, process)
         try:
             yield running
@@ -98,4 +105,4 @@ def _await_start(starting: Emulator, process: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
             break
-    raise RuntimeError(f"the emulator did not start:\n{starting.log.read_text(errors='replace')}")
+    raise RuntimeError(f"{PROGRAM.name} did not start; {starting.last_lines()}")

@@ -7,9 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.events import EXAMPLE_SECRET
 from tests.simulator import Settings
 from tests.simulator.webhooks import Outbox, Subscription
+from tests.support.events import EXAMPLE_SECRET
 
 # What the tests configure as secrets; and every signing secret that a simulated Cloudflare makes.
 KNOWN = {Settings.api_token, Settings.api_key, EXAMPLE_SECRET.decode()}

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import yaml
 
-from tests.emulator import REPOSITORY
+from tests.support.emulator import REPOSITORY
 
 # What the references of the template stand for in tests. Parameters that are not here have their
 # defaults, resources their logical names.

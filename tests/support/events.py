@@ -11,7 +11,7 @@ from typing import Any
 
 from stream_downloads.domain.signature import sign
 
-EVENTS = Path(__file__).parent.parent / "events"
+EVENTS = Path(__file__).parents[2] / "events"
 
 # With these the signatures in events/receive_webhook*.json were made, by openssl:
 # jq -j '"1230811200." + .body' events/receive_webhook.json \
