@@ -47,7 +47,7 @@ def test_every_video_gets_its_row_and_no_request_is_too_many(
 
     # Today's videos first, the library with what they leave of the allowance.
     plain.poll()
-    assert plain.poll()["ended"] == "what is left waits for the request allowance"
+    assert plain.poll()["ended"] == "the requests of these five minutes are used up"
     assert {plain.status(uid) for uid in library.new} == {"ready"}
     assert len(plain.cloudflare.calls) - library.calls_before <= REQUEST_LIMIT
     plain.pass_five_minutes()

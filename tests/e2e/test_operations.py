@@ -170,6 +170,9 @@ def test_a_download_that_vanished_with_its_video_is_marked_as_deleted(plain: Dep
     plain.pass_time(uid, seconds=7 * DAY)
     plain.poll_for(uid, waits)
     assert plain.status(uid) == "ready"
+    plain.pass_time(uid, seconds=60)
+    plain.poll_for(uid, waits_for("get_video"))
+    assert plain.status(uid) == "ready"
     plain.pass_time(uid, seconds=3600)
     row = plain.poll_until("deleted", uid)
     assert "url" not in row

@@ -115,7 +115,7 @@ def from_item(item: Mapping[str, Any]) -> Download:
             recreations=int(item.get("_recreations", _ZERO)["N"]),
             reopens=item.get("_reopens", _FALSE)["BOOL"],
             lane=Lane(item["_lane"]["S"]),
-            version=int(item["_version"]["N"]),
+            version=int(item.get("_version", _ZERO)["N"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Unreadable(f"not a download: {error!r}") from error
