@@ -1,4 +1,4 @@
-"""Table stream to event bus: the download-ready event that Cloudflare does not send."""
+"""Publishes the end of each download to the event bus."""
 
 from __future__ import annotations
 

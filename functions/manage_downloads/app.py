@@ -1,4 +1,4 @@
-"""On demand: request, delete, retry, status, link."""
+"""Carries out the commands of operators: request, delete, retry, status, link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every minute: due rows, create, list, delete; write what is ready."""
+"""Runs the poller, every minute and on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW = float(os.environ["POLL_WINDOW_SECONDS"])
 
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """One run of the poller."""
+    """Run the poller once."""
     commands.nothing(event, "PollDownloads")
     with ThreadPoolExecutor(BATCH) as pool:
         poller = Poller(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map)

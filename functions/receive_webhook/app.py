@@ -1,4 +1,4 @@
-"""Function URL: verify, record the intent, create at once if the budget allows."""
+"""Answers Cloudflare's webhooks at the Function URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On demand: subscribe the webhook at Cloudflare, keep the signing secret."""
+"""Subscribes the webhook at Cloudflare and stores its signing secret, on demand."""
 
 from __future__ import annotations
 

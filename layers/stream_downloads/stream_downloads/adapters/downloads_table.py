@@ -23,7 +23,7 @@ class LostRace(Exception):
 
 
 class Downloads(Protocol):
-    """What the service needs of a table of downloads."""
+    """The table of downloads, as the service needs it."""
 
     def add(self, row: Download) -> Download | None:
         """Write a row that is not there yet; the row that is there already, if one is."""
@@ -32,29 +32,29 @@ class Downloads(Protocol):
         """Write a row over the version that it was read with, and give it as written."""
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
-        """One row, read consistently."""
+        """Return one row, read consistently."""
 
     def of_video(self, video_uid: str) -> list[Download]:
-        """All rows of a video, read consistently."""
+        """Return all rows of a video, read consistently."""
 
     def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
         """Yield the rows of a queue that are due by then, the oldest first."""
 
     def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
-        """The keys of all rows with that status, those that have had it longest first."""
+        """Yield the keys of all rows with that status, the longest in it first."""
 
     def count(self, status: Status) -> Iterator[int]:
         """Yield how many rows have that status, in parts that add up."""
 
     def settled(self, keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
-        """Those of at most 100 keys that have a row which a ready video would leave as it is."""
+        """Return those of at most 100 keys whose row a ready video would not change."""
 
 
 class DownloadsTable:
     """The downloads table in DynamoDB."""
 
     def __init__(self, client: DynamoDBClient, table_name: str) -> None:
-        """The client is a low-level one, with its own limits on time and retries."""
+        """Take a low-level client, with its own limits on time and retries."""
         self._client = client
         self._table_name = table_name
 
@@ -82,7 +82,7 @@ class DownloadsTable:
         """Write a row over the version that it was read with.
 
         Raises:
-            LostRace: somebody else wrote it first.
+            LostRace: another invocation wrote it first.
         """
         saved = replace(row, version=row.version + 1)
         there = self._put(
@@ -96,7 +96,7 @@ class DownloadsTable:
         return saved
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
-        """One row, read consistently."""
+        """Return one row, read consistently."""
         answer = self._client.get_item(
             TableName=self._table_name,
             Key={"video_uid": {"S": video_uid}, "download_type": {"S": download_type}},
@@ -105,7 +105,7 @@ class DownloadsTable:
         return from_item(answer["Item"]) if "Item" in answer else None
 
     def of_video(self, video_uid: str) -> list[Download]:
-        """All rows of a video, read consistently."""
+        """Return all rows of a video, read consistently."""
         answer = self._client.query(
             TableName=self._table_name,
             ConsistentRead=True,
@@ -138,7 +138,7 @@ class DownloadsTable:
             yield from _readable(found["Items"])
 
     def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
-        """The keys of all rows with that status, those that have had it longest first."""
+        """Yield the keys of all rows with that status, the longest in it first."""
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table_name,
             IndexName=STATUS_INDEX,
@@ -173,7 +173,7 @@ class DownloadsTable:
             yield page["Count"]
 
     def settled(self, keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
-        """Those of at most 100 keys that have a row which a ready video would leave as it is.
+        """Return those of at most 100 keys whose row a ready video would not change.
 
         What DynamoDB does not get around to counts as not settled: it is then found out, at the
         price of a write, by the condition of ``add``.

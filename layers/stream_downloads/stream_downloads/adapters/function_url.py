@@ -35,7 +35,7 @@ class BadTransport(Exception):
 
 
 class Delivery(NamedTuple):
-    """What came over HTTP: the signature header, if there was one, and the body's raw bytes."""
+    """A request over HTTP: the signature header, if there was one, and the body's raw bytes."""
 
     signature: str | None
     body: bytes

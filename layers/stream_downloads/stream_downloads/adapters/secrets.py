@@ -178,7 +178,7 @@ class _Secret(Generic[Value]):
 
     Fresh for five minutes (Powertools). When it cannot be read, the last good value serves for
     an hour from when it was last fresh. A value that was read but makes no sense is used at
-    once, that is to say refused: somebody has put it there. After any failure the next attempt
+    once, that is to say refused: an operator has put it there. After any failure the next attempt
     waits ten seconds, so that a flood of requests does not become a flood of reads.
     """
 

@@ -29,7 +29,7 @@ _CHANGE_TRIES: Final = 20
 
 
 class Record(NamedTuple):
-    """Hold a control record as it was read.
+    """A control record as it was read.
 
     Attributes:
         value: what was last written, an empty object if nothing ever was.
@@ -59,7 +59,7 @@ class ControlTable:
     def __init__(
         self, client: DynamoDBClient, table_name: str, clock: Callable[[], float] = time.time
     ) -> None:
-        """Keep the parts; ``clock`` is used only if an answer carries no ``Date`` header."""
+        """Use ``clock`` only if an answer carries no ``Date`` header."""
         self._client = client
         self._table_name = table_name
         self._clock = clock
@@ -102,7 +102,7 @@ class ControlTable:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Hold permits to send requests, soon.
+    """The permission to send requests, soon.
 
     Attributes:
         count: how many requests may be sent; 0 if none.
@@ -141,7 +141,7 @@ class Budget:
     def __init__(
         self, control: Control, limit: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Keep the parts; ``limit`` is the most requests in any rolling five minutes."""
+        """Take ``limit``, the most requests in any rolling five minutes."""
         self._control = control
         self._limit = limit
         self._monotonic = monotonic
@@ -238,10 +238,10 @@ class Budget:
 
 
 class Lease:
-    """Let one invocation at a time do some work: whoever holds the lease."""
+    """The right of one invocation at a time to do some work."""
 
     def __init__(self, control: Control, name: str, owner: str, seconds: float) -> None:
-        """Keep the parts.
+        """Prepare a lease without taking it.
 
         Args:
             control: the store.

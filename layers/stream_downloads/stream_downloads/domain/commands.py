@@ -1,4 +1,4 @@
-"""What a person may send to a function: checked, typed, or refused with a reason. Pure."""
+"""Reads what operators send to a function: typed, or refused with a reason. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINK_SECONDS_AT_MOST: Final = 24 * 3_600
 
 
 class BadRequest(ValueError):
-    """The payload is none that the function takes. Nothing was changed."""
+    """The payload is not valid. Nothing was changed."""
 
     def __init__(self, wrong: str) -> None:
         """``wrong`` says what is wrong and what to send instead."""
@@ -27,7 +27,7 @@ class BadRequest(ValueError):
 
 
 class Action(StrEnum):
-    """What ManageDownloads does."""
+    """The commands of ManageDownloads."""
 
     REQUEST = "request"
     DELETE = "delete"

@@ -45,14 +45,14 @@ USABLE_OF_REMAINING: Final = 0.9
 
 
 class RateLimit(NamedTuple):
-    """Hold a ``Ratelimit`` header: requests left to the account, seconds until the reset."""
+    """A parsed ``Ratelimit`` header: requests left to the account, seconds until the reset."""
 
     remaining: int
     reset_seconds: float
 
 
 class Asker(Enum):
-    """Name the kind of work that asks for permits: it decides how many are reserved for others."""
+    """The kind of work that asks for permits: it decides how many are reserved for others."""
 
     OPERATOR = auto()  # a caller waits for the answer: nothing is reserved
     WEBHOOK = auto()
@@ -60,7 +60,7 @@ class Asker(Enum):
 
 
 class Permits(NamedTuple):
-    """Count the permits of one slot."""
+    """The permits of one slot."""
 
     webhooks: int = 0
     others: int = 0
@@ -68,7 +68,7 @@ class Permits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Hold the state of the budget at one time.
+    """The budget at one time.
 
     Attributes:
         limit: the most requests in any rolling five minutes.

@@ -23,7 +23,7 @@ _SHA256_HEX: Final = re.compile("[0-9a-fA-F]{64}")
 
 
 class UnauthenticReason(StrEnum):
-    """Why a request is not Cloudflare's: for the log, never for the sender."""
+    """The reasons for which a request is not Cloudflare's: for the log, never for the sender."""
 
     MISSING = "signature_missing"
     MALFORMED = "signature_malformed"

@@ -20,7 +20,7 @@ _MAX_DURATION_SECONDS: Final = 366 * 24 * 3600
 
 
 class Video(NamedTuple):
-    """What concerns a video's downloads; None where Cloudflare does not say it in a usable form.
+    """The facts of a video that concern its downloads; None for what is missing or unusable.
 
     Attributes:
         uid: 32 lower-case hexadecimal digits.
@@ -62,7 +62,7 @@ class VideoPage(NamedTuple):
 
 
 class UnusableReason(StrEnum):
-    """Why nothing can be done with what Cloudflare sent."""
+    """The reasons for which nothing can be done with what Cloudflare sent."""
 
     NOT_JSON = "not_json"
     NESTED_TOO_DEEP = "nested_too_deep"

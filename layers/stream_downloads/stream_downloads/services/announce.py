@@ -1,4 +1,4 @@
-"""Table stream to event bus: the download-ready event that Cloudflare does not send."""
+"""Publishes the end of each download to the event bus, from the stream of the table."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def entry_of(record: Mapping[str, Any], bus_name: str) -> PutEventsRequestEntryT
 
 
 def detail_of(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The item as its consumers know it: without what is the service's own."""
+    """Return the item as its consumers know it: without what is the service's own."""
     return {name: value_of(typed) for name, typed in item.items() if not name.startswith("_")}
 
 
 def value_of(typed: Mapping[str, Any]) -> Any:
-    """A value out of DynamoDB's ``{"type": value}``: a text, a number or a boolean."""
+    """Return a value out of DynamoDB's ``{"type": value}``: a text, a number or a boolean."""
     ((kind, value),) = typed.items()
     if kind != "N":
         return value

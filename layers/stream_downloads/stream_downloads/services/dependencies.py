@@ -1,4 +1,4 @@
-"""The parts of the service, put together as a function's environment describes them."""
+"""Builds the parts of the service from a function's environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What the functions share. A test, or a benchmark in virtual time, passes its own parts.
+    """The parts that the functions share. Tests pass parts of their own.
 
     Attributes:
         download_types: which downloads every ready video gets.
@@ -51,7 +51,7 @@ class Service:
 
     @classmethod
     def from_environment(cls) -> Service:
-        """The service as deployed.
+        """Build the service from the environment.
 
         Raises:
             KeyError: a variable is missing; the error names it.
@@ -92,7 +92,7 @@ class Service:
 
 
 def download_types(text: str) -> tuple[DownloadType, ...]:
-    """The download types of a comma-separated list.
+    """Return the download types of a comma-separated list.
 
     Raises:
         ValueError: one of them is none; the error says which there are.

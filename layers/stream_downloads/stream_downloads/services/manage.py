@@ -1,4 +1,4 @@
-"""On demand: request, delete, retry, status, link."""
+"""Carries out the commands of operators: request, delete, retry, status, link."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def count_rows(service: Service, remaining: Callable[[], float]) -> dict[str, in
 
 
 def link(service: Service, command: LinkCommand) -> dict[str, Any]:
-    """A URL that works now: for a private video with a signed token in place of its uid."""
+    """Return a URL that works now: for a private video with a signed token in place of its uid."""
     row = service.downloads.get(command.video_uid, command.download_type)
     if row is None or row.url is None:
         status = row.status if row else "unknown"

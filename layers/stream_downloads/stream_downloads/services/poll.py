@@ -1,4 +1,4 @@
-"""One run of the poller: works off the due rows, within the shared limit and the time."""
+"""Works off the due rows once, within the shared limit and the function's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Function URL: verify, record the intent, create at once if the budget allows."""
+"""Answers a webhook: verifies it, records the intent, creates at once if the limit allows."""
 
 from __future__ import annotations
 

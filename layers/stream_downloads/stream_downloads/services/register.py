@@ -1,4 +1,4 @@
-"""On demand: subscribe the webhook at Cloudflare, keep the signing secret."""
+"""Subscribes the webhook at Cloudflare and stores its signing secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ForeignSubscription(Exception):
-    """The account's one subscription belongs to somebody else; it was left as it is."""
+    """The account's one subscription belongs to another system, and was left as it is."""
 
 
 def register(
@@ -33,7 +33,7 @@ def register(
     """
     # A secret that was corrected a minute ago has to work now.
     service.gateway.refresh_credentials()
-    # Nothing to be seen could be a fault: look twice before taking what may be somebody's.
+    # An empty answer could be a fault: ask twice before replacing another system's subscription.
     ask, stream = service.gateway.ask, service.gateway.stream
     found = ask(stream.get_webhook, seconds=CALL_SECONDS) or ask(
         stream.get_webhook, seconds=CALL_SECONDS
