@@ -14,7 +14,7 @@ export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos broken fuzz load format bench build deploy package undeploy lock clean
+.PHONY: help demo test check chaos mutants fuzz load format bench build deploy package undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -41,12 +41,12 @@ check: $(VENV)/installed ## lint, format, types, layers, template, known vulnera
 	sam validate --lint --template template.yaml
 	$(PYTHON) -m tests.audit
 
-chaos fuzz load bench: export PYTHONPATH := .:layers/stream_downloads
+chaos mutants fuzz load bench: export PYTHONPATH := .:layers/stream_downloads
 chaos: $(VENV)/installed ## a week of 10,000 videos with three of ten requests faulty, in minutes
 	$(PYTHON) -m tests.faults.chaos $(CHAOS)
 
-broken: $(VENV)/installed ## break the code in over thirty ways: the tests have to notice each
-	$(PYTHON) -m tests.faults.broken_builds
+mutants: $(VENV)/installed ## change the code in a thousand small ways, and break each invariant: the tests notice
+	$(PYTHON) -m tests.faults.mutants $(MUTANTS)
 
 FUZZ := -max_total_time=600
 fuzz: $(VENV)/installed ## search ten minutes for an input that the webhook is not ready for

@@ -411,3 +411,30 @@ def test_of_two_who_ask_at_once_one_gets_it(one: Lease, control: Contested) -> N
 def test_leases_of_different_names_do_not_meet(one: Lease, control: Contested) -> None:
     assert one.hold()
     assert Lease(control, "reconcile-lease", "two", 30.0).hold()
+
+
+@pytest.mark.parametrize(("now", "used"), [(0.0, 1), (314.9, 1), (315.0, 0)])
+def test_a_permit_counts_until_its_last_possible_request_has_left_the_window(
+    now: float, used: int
+) -> None:
+    assert Allowance.parse({"granted": [[0, 1, 0]]}, LIMIT, now).used == used
+
+
+def test_an_empty_record_is_an_unused_budget() -> None:
+    assert Allowance.parse({}, LIMIT, 0.5) == Allowance(LIMIT, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "webhooks", "asker", "reserved"),
+    [(5, 0, Asker.WEBHOOK, 2), (5, 2, Asker.POLLER, 1), (2550, 0, Asker.POLLER, 51)],
+)
+def test_what_is_reserved_is_a_whole_number_of_requests(
+    limit: int, webhooks: int, asker: Asker, reserved: int
+) -> None:
+    allowance = Allowance(limit, START).grant(webhooks, Asker.WEBHOOK)
+    assert allowance.reserved_from(asker) == reserved
+
+
+def test_a_rate_limit_that_leaves_as_much_as_the_budget_changes_nothing() -> None:
+    allowance = Allowance(90, START)
+    assert allowance.under(RateLimit(100, 60.0)) is allowance

@@ -10,7 +10,7 @@ import pytest
 
 from stream_downloads.adapters.observability import Metric
 from stream_downloads.adapters.shared_state import Grant
-from stream_downloads.adapters.stream_api import RefusalKind, Refused
+from stream_downloads.adapters.stream_api import DownloadState, RefusalKind, Refused
 from stream_downloads.domain import transitions
 from stream_downloads.domain.download import (
     Creation,
@@ -23,6 +23,7 @@ from stream_downloads.domain.download import (
     Trouble,
     TroubleKind,
     Work,
+    iso_time,
 )
 from stream_downloads.domain.polling import Pace
 from stream_downloads.domain.request_budget import USE_WITHIN, Asker
@@ -298,6 +299,7 @@ def test_a_create_of_what_exists_is_followed_by_a_list(
     row = in_table(world, requested(uid))
     assert row.status is Status.INPROGRESS
     assert row.work == Work(Step.LIST, NOW)
+    assert row.creation == Creation(NOW, accepted_at=NOW, polled_at=NOW), "its age is unknown"
 
 
 def test_a_create_of_an_unknown_video_checks_the_video(world: World, uid: str) -> None:
@@ -724,3 +726,27 @@ def test_a_row_with_nothing_to_do_stays_as_it_is(world: World, uid: str) -> None
     row = kept(world, ready(uid, work=None))
     assert perform(world, row) == Outcome(Verdict.ANSWERED)
     assert world.simulator.calls == []
+
+
+def test_a_step_is_logged_with_what_it_left_to_do(
+    world: World, uid: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    perform(world, kept(world, requested(uid)))
+    (line,) = [vars(record) for record in caplog.records if record.message == "Download"]
+    assert "error_code" not in line
+    assert line["due_at"] > iso_time(NOW)
+    assert {
+        "video_uid": uid,
+        "download_type": "default",
+        "status": "inprogress",
+        "percent_complete": 0.0,
+        "next_step": "list",
+    }.items() <= line.items()
+
+
+def test_a_download_whose_create_answers_with_its_failure_is_listed_at_once(
+    world: World, uid: str
+) -> None:
+    answer_creates(world, lambda: {"default": DownloadState("error", None, None)})
+    row = performed(world, kept(world, requested(uid)))
+    assert row.work == Work(Step.LIST, NOW)

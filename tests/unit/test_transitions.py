@@ -900,3 +900,23 @@ def test_lists_that_are_old_by_the_time_the_video_is_found_take_no_url_away() ->
     assert late.step is Step.RECHECK
     listed_again = transitions.unlisted(late, NOW + DAY / 2 + 1)
     assert video_found(listed_again, NOW + DAY / 2 + 2).status is Status.REQUESTED
+
+
+def test_a_backfill_opens_a_failed_video_in_its_own_lane() -> None:
+    row = fail_video(requested(), NOW)
+    assert video_is_ready(row, NOW, lane=Lane.BACKFILL).lane is Lane.BACKFILL
+
+
+def test_a_bad_url_on_a_ready_row_is_remembered_until_the_next_check() -> None:
+    row = listed_with_bad_url(ready(), NOW)
+    assert row.work is not None
+    assert row.work.due_at == RECHECK.due_at
+    assert row.work.trouble is not None
+    assert row.work.trouble.kind is TroubleKind.BAD_URL
+
+
+@pytest.mark.parametrize("listed", [transitions.listed_failed, transitions.unlisted])
+def test_every_list_is_remembered_as_the_last_one(listed: Transition) -> None:
+    row = listed(in_progress(), NOW + 70)
+    assert row.creation is not None
+    assert row.creation.polled_at == NOW + 70

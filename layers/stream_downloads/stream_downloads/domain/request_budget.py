@@ -146,7 +146,7 @@ class Allowance:
         creates, nothing created would ever be polled. The poller makes the remaining creates.
 
         The poller must not take what webhooks need in a minute at their present rate: at least a
-        fiftieth of the limit, at most a quarter, and no more than what is unused of their half.
+        fiftieth of the limit, and no more than what is unused of their half.
         """
         webhooks = sum(permits.webhooks for permits in self.granted.values())
         match asker:
@@ -156,7 +156,7 @@ class Allowance:
                 return max(0, self.limit // 2 - (self.used - webhooks))
             case Asker.POLLER:
                 a_minute = webhooks * 60 / WINDOW
-                reserved = math.ceil(min(self.limit / 4, max(self.limit / 50, a_minute)))
+                reserved = math.ceil(max(self.limit / 50, a_minute))
                 return max(0, min(reserved, self.limit - self.limit // 2 - webhooks))
 
     def grant(self, count: int, asker: Asker) -> Allowance:
