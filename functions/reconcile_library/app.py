@@ -1,4 +1,4 @@
-"""Every hour and on demand: ready videos without a row become intents; the backfill, too."""
+"""Runs the reconciliation every hour, and a backfill on demand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from stream_downloads.adapters.observability import logger, observed
 from stream_downloads.domain import commands
 from stream_downloads.services.dependencies import Service
-from stream_downloads.services.reconcile import Known, Run
+from stream_downloads.services.reconcile import Run
+from stream_downloads.services.record import Known
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -22,7 +23,7 @@ THREADS: Final = 8
 
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Reconcile once; with ``since``, backfill from then on as well."""
+    """Reconcile once; with ``since``, backfill the library from then on, too."""
     since = commands.since(event, SERVICE.clock())
     with ThreadPoolExecutor(THREADS) as pool:
         run = Run(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map, KNOWN)

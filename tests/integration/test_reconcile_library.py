@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
 
+from stream_downloads.adapters.download_item import Unreadable
+from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain import transitions, video
-from stream_downloads.domain.download import DownloadType, Lane, Status
+from stream_downloads.domain.download import Download, DownloadType, Lane, Status
 from stream_downloads.domain.library import PAGE, NoTimes
 from stream_downloads.domain.video import VideoPage
 from stream_downloads.services import reconcile as reconcile_service
-from stream_downloads.services.reconcile import LOOK_BACK, Known, Run
+from stream_downloads.services import record as record_service
+from stream_downloads.services.reconcile import ENCODING, LOOK_BACK, Run
+from stream_downloads.services.record import Known
 from tests.simulator import Fault
 from tests.simulator.videos import Video
 from tests.support.world import World
@@ -35,9 +40,12 @@ def reconcile(
     seconds: Iterator[float] | None = None,
     known: Known | None = None,
 ) -> dict[str, Any]:
-    """One run that looks back 48 hours; ``seconds`` gives what is left each time it is asked."""
-    remaining = (lambda: next(seconds)) if seconds else (lambda: 600.0)
-    return Run(world.service, remaining, map, known).reconcile(48 * HOUR, since)
+    """One run that looks back 48 hours; ``seconds`` gives what is left each time it is asked.
+
+    Without it, the time is over after many more pages than a test has, so that no test hangs.
+    """
+    seconds = seconds or chain(repeat(600.0, 50), repeat(0.0))
+    return Run(world.service, lambda: next(seconds), map, known).reconcile(48 * HOUR, since)
 
 
 def reconcile_hourly(
@@ -307,15 +315,98 @@ def test_a_video_that_fails_or_vanishes_after_a_long_time_is_asked_for_once(worl
     assert world.simulator.counts()["get video"] == 2
 
 
-def test_a_long_encoded_video_that_cannot_be_looked_up_is_asked_for_again(world: World) -> None:
+@pytest.mark.parametrize(
+    ("fault", "passed_over"),
+    [(Fault.SERVER_ERROR, True), (Fault.RESET_BEFORE, True), (Fault.FORBIDDEN, False)],
+)
+def test_a_long_encoded_video_that_cannot_be_looked_up_is_asked_for_again(
+    world: World, fault: Fault, *, passed_over: bool
+) -> None:
     reconcile(world)
     uids = upload(world, 2, apart=1, encode_seconds=49.5 * HOUR)
     reconcile_hourly(world, 49)
-    world.simulator.faults.script(Fault.SERVER_ERROR, calls=["get video"])
-    reconcile_hourly(world, 1)
-    assert len(videos_with_rows(world)) == 1
+    world.simulator.faults.script(fault, calls=["get video"])
+    start = world.clock()
+    world.clock.now += HOUR
+    answer = reconcile(world, start)
+    assert answer["backfill"] is None
+    assert ("did not describe 1 of" in answer["ended"]) is passed_over
+    assert ("check of encoding videos stopped" in answer["ended"]) is not passed_over
+    assert len(videos_with_rows(world)) == passed_over
+    world.clock.now += 20 * 60
     reconcile_hourly(world, 1)
     assert videos_with_rows(world) == set(uids)
+
+
+def test_a_failed_check_of_encoding_videos_stops_no_backfill(world: World) -> None:
+    start = world.clock()
+    (uid,) = upload(world, 1, apart=72 * HOUR)
+    world.simulator.faults.script(Fault.SERVER_ERROR, calls=["list videos"], skip=1)
+    answer = reconcile(world, start)
+    assert videos_with_rows(world) == {uid}
+    assert "The check of encoding videos stopped" in answer["ended"]
+
+
+def test_slow_answers_about_encoding_videos_leave_time_for_the_backfill(world: World) -> None:
+    reconcile(world)
+    uids = upload(world, 3, apart=1, encode_seconds=49.5 * HOUR)
+    reconcile_hourly(world, 49)
+    world.clock.now += HOUR
+    seconds = chain([600.0, 600.0], repeat(200.0))
+    first = reconcile(world, world.clock() - 60, seconds=seconds)
+    assert first["backfill"] is None
+    assert "time was over" in first["ended"]
+    assert len(videos_with_rows(world)) == 1
+    assert reconcile(world)["ended"] == "done"
+    assert videos_with_rows(world) == set(uids)
+
+
+def test_a_video_that_never_becomes_ready_is_given_up_after_30_days(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (uid,) = upload(world, 1, apart=1, encode_seconds=HOUR)
+    reconcile(world)
+    monkeypatch.setattr(Video, "state", lambda *_: "queued")
+    for _ in range(31):
+        reconcile_hourly(world, 1)
+        world.clock.now += 23 * HOUR
+    assert world.simulator.counts()["get video"] == 31
+    assert world.control.read(ENCODING).value["first_seen"] == {}
+    assert uid in [getattr(line, "video_uid", None) for line in caplog.records]
+    assert "not ready for 30 days" in caplog.text
+
+
+def test_a_bounded_number_of_encoding_videos_is_remembered(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reconcile_service, "ENCODING_AT_MOST", 2)
+    upload(world, 3, apart=1, encode_seconds=HOUR)
+    reconcile(world)
+    assert len(world.control.read(ENCODING).value["first_seen"]) == 2
+    assert "More videos are encoding" in caplog.text
+
+
+@pytest.mark.parametrize("error", [Unreadable("not a download"), LostRace("it is gone again")])
+def test_a_row_that_cannot_be_recorded_blocks_no_other(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    uids = upload(world, 3, apart=60)
+    add = world.downloads.add
+
+    def add_or_not(row: Download) -> Download | None:
+        if row.video_uid == uids[1]:
+            raise error
+        return add(row)
+
+    monkeypatch.setattr(world.downloads, "add", add_or_not)
+    answer = reconcile(world)
+    assert answer["ended"] == "done"
+    assert answer["videos_requested"] == 2
+    assert videos_with_rows(world) == {uids[0], uids[2]}
+    assert [getattr(line, "video_uid", None) for line in caplog.records] == [uids[1]]
 
 
 def test_a_long_encoded_video_whose_webhook_came_costs_no_request(world: World) -> None:
@@ -358,7 +449,7 @@ def test_an_item_is_read_for_few_units_while_it_is_within_reach(
 
 
 def test_a_warm_process_forgets_the_oldest_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile_service, "KNOWN_AT_MOST", 2)
+    monkeypatch.setattr(record_service, "KNOWN_AT_MOST", 2)
     known = Known()
     for uid in "abc":
         known.add({(uid, DownloadType.DEFAULT)})
@@ -387,6 +478,24 @@ def test_two_runs_at_once_do_the_work_once(world: World) -> None:
     assert world.simulator.counts()["list videos"] == 0
     other.release()
     assert reconcile(world)["videos_requested"] == 3
+
+
+def test_a_run_that_lost_its_lease_ends_and_moves_no_cursor(world: World) -> None:
+    start = world.clock()
+    upload(world, 2 * PAGE, apart=1.0)
+    world.clock.now += 72 * HOUR
+    other = Lease(world.control, "reconcile-lease", "another", 120.0)
+
+    def lose_the_lease() -> Iterator[float]:
+        yield 600.0  # the look-back
+        world.clock.now += 121
+        assert other.hold()
+        yield from repeat(600.0)
+
+    answer = reconcile(world, start, seconds=lose_the_lease())
+    assert "Another run has taken over" in answer["ended"]
+    assert answer["backfill"]["reached"] < answer["backfill"]["since"]
+    assert world.simulator.counts()["list videos"] == 3  # look-back, encoding, backfill
 
 
 def test_a_backfill_does_not_delay_todays_videos(world: World) -> None:

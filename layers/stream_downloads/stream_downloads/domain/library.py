@@ -1,4 +1,4 @@
-"""Walks through the library page by page, and decides where each look-back begins. Pure.
+"""Pages through the library, and decides where each look-back begins. Pure.
 
 Cloudflare lists at most a thousand videos at a time, by the time they were created, without a
 cursor; whether the bounds are inclusive is disputed. So each page starts a second before the last
@@ -27,12 +27,12 @@ WHOLE_EVERY: Final = 24 * 3600.0 - 600.0
 
 
 class NoTimes(Exception):
-    """A full page of the library says of no video when it was created."""
+    """A full page of the library has no video with a usable time of creation."""
 
 
 @dataclass(slots=True)
 class Walk:
-    """A way through the library, the oldest video first.
+    """Page through the library, the oldest video first.
 
     Attributes:
         start: where the next page starts, seconds since the epoch: all videos created before it
@@ -48,10 +48,10 @@ class Walk:
     done: bool = False
 
     def take(self, page: VideoPage) -> list[Video]:
-        """Go past a page; return each video of it that was not seen before, once.
+        """Advance past a page and return its new videos, each once.
 
         Raises:
-            NoTimes: it is a full page without a time, so that there is no way past it.
+            NoTimes: it is a full page without a time, so that the next page has no start.
         """
         new = {video.uid: video for video in page.videos if video.uid not in self.seen}
         created = {video.uid: video.created_at for video in page.videos}
@@ -67,7 +67,7 @@ class Walk:
         latest = _instant(max(times)) if times else self.start
         if new or self.done:
             self.start = max(self.start, _instant(latest - OVERLAP_SECONDS))
-        elif latest > self.start:  # a page within a second: go on without an overlap
+        elif latest > self.start:  # a page within a second: continue without an overlap
             self.start = latest
         else:  # a page within an instant: there is no way to list the rest of it
             self.skipped.append(latest)
@@ -78,15 +78,15 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class LookBack:
-    """One look-back, or what is left of it; and when the last complete ones began.
+    """Hold the progress of one look-back, and when the last complete ones began.
 
     Attributes:
         began_at: when this one began, seconds since the epoch.
-        start: up to where the library has been walked through.
+        start: the time of creation up to which all videos have been seen.
         is_whole: whether it covers all of ReconcileLookbackHours.
         completed_at: when the last complete one began; None before the first.
         whole_at: when the last complete whole one began; None before the first.
-        is_done: whether this one came to the end of the library.
+        is_done: whether this one reached the end of the library.
     """
 
     began_at: float
@@ -100,12 +100,12 @@ class LookBack:
     def following(cls, kept: Mapping[str, Any], now: float, lookback: float) -> LookBack:
         """Return the look-back to make now.
 
-        An interrupted one goes on where it stopped. Otherwise it begins three hours before the
+        An interrupted one continues where it stopped. Otherwise it begins three hours before the
         last complete one began, and once a day ``lookback`` seconds before ``now``. It never
         begins earlier than that.
 
         Args:
-            kept: what :meth:`as_value` gave last, empty before the first look-back.
+            kept: the last result of :meth:`as_value`, empty before the first look-back.
             now: seconds since the epoch.
             lookback: ReconcileLookbackHours, in seconds.
         """
@@ -120,7 +120,7 @@ class LookBack:
         return cls(now, start, is_whole, completed_at, whole_at)
 
     def after(self, walk: Walk) -> LookBack:
-        """Return it as a walk has left it."""
+        """Return this look-back with the progress of ``walk``."""
         left = replace(self, start=walk.start, is_done=walk.done)
         if not walk.done:
             return left
@@ -128,7 +128,7 @@ class LookBack:
         return replace(left, completed_at=self.began_at, whole_at=whole_at)
 
     def as_value(self) -> dict[str, Any]:
-        """Return what the next run has to know, for the control table."""
+        """Return the record for the control table, from which the next run continues."""
         rest = {"began_at": self.began_at, "start": self.start, "is_whole": self.is_whole}
         return {
             "completed_at": self.completed_at,
