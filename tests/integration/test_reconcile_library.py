@@ -356,6 +356,7 @@ def test_slow_answers_about_encoding_videos_leave_time_for_the_backfill(world: W
     first = reconcile(world, world.clock() - 60, seconds=seconds)
     assert first["backfill"] is None
     assert "time was over" in first["ended"]
+    assert len(world.control.read(ENCODING).value["first_seen"]) == 2  # those not looked up
     assert len(videos_with_rows(world)) == 1
     assert reconcile(world)["ended"] == "done"
     assert videos_with_rows(world) == set(uids)
