@@ -7,12 +7,11 @@ notice. That proves them: a search that finds nothing means something.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
-from stream_downloads.adapters.downloads_table import Downloads
 from stream_downloads.adapters.function_url import Delivery
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.secrets import ApiCredentials, SigningSecrets
@@ -22,9 +21,10 @@ from stream_downloads.domain import download, signature, transitions
 from stream_downloads.domain.download import Download, DownloadType, Lane
 from stream_downloads.domain.polling import Pace
 from stream_downloads.domain.request_budget import Allowance
-from stream_downloads.services import receive, reconcile
+from stream_downloads.domain.video import Video
+from stream_downloads.services import receive
 from stream_downloads.services.poll import REQUEST_SECONDS, Poller
-from stream_downloads.services.reconcile import Key, Known
+from stream_downloads.services.record import Recorder
 from stream_downloads.services.steps import Steps
 from tests.support.memory import MemoryDownloads
 
@@ -80,16 +80,14 @@ _create_accepted = transitions.create_accepted
 _created = Steps._created
 _delete = transitions.delete
 _headers = ApiCredentials.headers
-_read_settled = reconcile.read_settled
+_missing = Recorder.missing
 _verify = receive.verify
 
 
-def one_row_is_enough(
-    downloads: Downloads, uids: Sequence[str], download_types: Sequence[DownloadType], known: Known
-) -> set[Key]:
+def one_row_is_enough(self: Recorder, uids: Iterable[str]) -> dict[str, list[DownloadType]]:
     """Take a video with one row for complete."""
-    settled = _read_settled(downloads, uids, download_types, known)
-    return {(uid, kind) for uid, _ in settled for kind in download_types}
+    missing = _missing(self, uids)
+    return {uid: kinds for uid, kinds in missing.items() if len(kinds) == len(self.download_types)}
 
 
 def published_by_a_create(
@@ -101,9 +99,9 @@ def published_by_a_create(
     return _created(self, row, state, pace)
 
 
-def revived(row: Download, now: float, *, lane: Lane = Lane.LIVE) -> Download:
+def revived(row: Download, video: Video, now: float, *, lane: Lane = Lane.LIVE) -> Download:
     """Request whatever has no URL, a deleted download too."""
-    return row if row.url else transitions.request_again(row, now, lane=lane)
+    return row if row.url else transitions.request_again(row, now, video=video, lane=lane)
 
 
 def logged_with_the_token(self: ApiCredentials) -> Mapping[str, str]:
@@ -144,7 +142,7 @@ BREAKS: Final = (
     broken(
         3,
         "reconciliation takes a video with one row for complete",
-        _read_settled,
+        _missing,
         one_row_is_enough,
         crash("reconcile page"),
     ),
