@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_downloads.domain.download import DownloadType
-from stream_downloads.services.dependencies import Service, download_types
+from stream_downloads.services.dependencies import Service
 from tests.support.template import environment
 
 SETTINGS = (
@@ -37,6 +37,13 @@ def test_a_setting_that_is_missing_is_named(name: str, monkeypatch: pytest.Monke
         Service.from_environment()
 
 
+def types_of(text: str) -> tuple[DownloadType, ...]:
+    """Return the download types of a function whose environment says so."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("DOWNLOAD_TYPES", text)
+        return Service.from_environment().download_types
+
+
 @pytest.mark.parametrize(
     ("text", "types"),
     [
@@ -48,10 +55,10 @@ def test_a_setting_that_is_missing_is_named(name: str, monkeypatch: pytest.Monke
     ],
 )
 def test_download_types_are_a_list_with_commas(text: str, types: list[str]) -> None:
-    assert list(download_types(text)) == types
+    assert [*types_of(text)] == types
 
 
 @pytest.mark.parametrize("text", ["", ",", "mp4", "default,", "Default", "default;audio"])
 def test_what_is_no_download_type_is_refused_with_those_that_are(text: str) -> None:
-    with pytest.raises(ValueError, match="no download type; there are: default, audio"):
-        download_types(text)
+    with pytest.raises(ValueError, match="is no download type: there are default, audio"):
+        types_of(text)

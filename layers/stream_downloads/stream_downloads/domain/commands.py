@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.download import DownloadType, download_types
 from stream_downloads.domain.video import VIDEO_UID
 
 # https://developers.cloudflare.com/stream/viewing-videos/download-videos/ names both limits.
@@ -190,7 +190,8 @@ def _types(fields: Mapping[str, Any]) -> tuple[DownloadType, ...] | None:
     return _download_types(names)
 
 
-def _download_types(names: Sequence[Any]) -> tuple[DownloadType, ...]:
-    if any(name not in tuple(DownloadType) for name in names):
-        raise BadRequest(f"there are these download types: {', '.join(DownloadType)}")
-    return tuple(dict.fromkeys(DownloadType(name) for name in names))
+def _download_types(names: Sequence[object]) -> tuple[DownloadType, ...]:
+    try:
+        return download_types(names)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None

@@ -7,6 +7,7 @@ when, ``creation`` what exists at Cloudflare. Times are seconds since the epoch,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +19,21 @@ class DownloadType(StrEnum):
 
     DEFAULT = "default"
     AUDIO = "audio"
+
+
+def download_types(names: Iterable[object]) -> tuple[DownloadType, ...]:
+    """Return the download types of these names, each once.
+
+    Raises:
+        ValueError: one of them is no download type; the text names it, and those that there are.
+    """
+    types: dict[DownloadType, None] = {}
+    for name in names:
+        if name not in tuple(DownloadType):
+            known = ", ".join(DownloadType)
+            raise ValueError(f"{str(name)[:40]!r} is no download type: there are {known}")
+        types[DownloadType(str(name))] = None
+    return tuple(types)
 
 
 class Status(StrEnum):

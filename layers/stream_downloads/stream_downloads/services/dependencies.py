@@ -14,7 +14,7 @@ from stream_downloads.adapters.observability import LogLimit
 from stream_downloads.adapters.secrets import ApiCredentials
 from stream_downloads.adapters.shared_state import Budget, Control, ControlTable
 from stream_downloads.adapters.stream_api import StreamClient
-from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.download import DownloadType, download_types
 from stream_downloads.domain.polling import PACE, Pace
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.steps import Steps
@@ -72,7 +72,9 @@ class Service:
             downloads=DownloadsTable(dynamodb, os.environ["TABLE_NAME"]),
             control=control,
             gateway=Gateway(budget, credentials, stream),
-            download_types=download_types(os.environ["DOWNLOAD_TYPES"]),
+            download_types=download_types(
+                name.strip() for name in os.environ["DOWNLOAD_TYPES"].split(",")
+            ),
             retention=float(os.environ["RETENTION_DAYS"]) * 86_400,
         )
 
@@ -89,17 +91,3 @@ class Service:
     def pace(self) -> Pace:
         """Read how long recent downloads took."""
         return Pace.parse(self.control.read(PACE).value)
-
-
-def download_types(text: str) -> tuple[DownloadType, ...]:
-    """Return the download types of a comma-separated list.
-
-    Raises:
-        ValueError: one of them is none; the error says which there are.
-    """
-    known = ", ".join(DownloadType)
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in tuple(DownloadType):
-            raise ValueError(f"{name!r} is no download type; there are: {known}")
-    return tuple(dict.fromkeys(DownloadType(name) for name in names))
