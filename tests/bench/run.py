@@ -77,9 +77,13 @@ class Result:
 
 
 def run_service(workload: Workload) -> Result:
-    """The handlers of the service, with a run of the poller every minute."""
+    """Run the handlers of the service, with a run of the poller every minute."""
     world = MeteredWorld(
-        limit=workload.limit, latency=LATENCY_SECONDS, arriving=True, seed=workload.seed
+        limit=workload.limit,
+        price=workload.price_of_a_poll,
+        latency=LATENCY_SECONDS,
+        arriving=True,
+        seed=workload.seed,
     )
     _upload(workload, world.simulator)
     rows = world.downloads.rows

@@ -38,16 +38,25 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """At most so many times what the minute poller has."""
+    """At most so many lists a download, and seconds of delay.
+
+    Attributes:
+        of_theirs: whether these are multiples of what the minute poller has.
+    """
 
     lists: float | None = None
     mean: float | None = None
-    median: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    longest: float | None = None
+    of_theirs: bool = False
 
 
-STEADY = {
-    0.0: Targets(lists=0.55, mean=1.25),
-    50.0: Targets(lists=0.67, mean=0.63, median=0.40),
+# By kind and window.
+TARGETS = {
+    ("steady", 0.0): Targets(lists=0.55, mean=1.25, of_theirs=True),
+    ("steady", 50.0): Targets(lists=4.7, mean=4.5, p95=16.0, p99=24.0, longest=70.0),
+    ("silent", 50.0): Targets(mean=15.0, p99=60.0),
 }
 # Of the floor: two requests each at the full limit.
 BURST_ALL_READY = 1.3
@@ -56,10 +65,11 @@ BURST_MEAN_WAIT = 0.70
 
 def figures(workload: Workload, minute_poller: Result, service: Result) -> Iterator[Figure]:
     """Everything that is measured of a workload."""
-    targets = STEADY.get(workload.window) if workload.kind == "steady" else None
-    targets = targets or Targets()
+    targets = TARGETS.get((workload.kind, workload.window), Targets())
 
-    def ratio(name: str, theirs: float, ours: float, at_most: float | None = None) -> Figure:
+    def figure(name: str, theirs: float, ours: float, at_most: float | None) -> Figure:
+        if at_most is not None and not targets.of_theirs:
+            return Figure(name=name, minute_poller=theirs, service=ours, at_most=at_most)
         return Figure(
             name=name,
             minute_poller=theirs,
@@ -69,11 +79,13 @@ def figures(workload: Workload, minute_poller: Result, service: Result) -> Itera
             at_most=at_most,
         )
 
-    yield ratio("lists per download", minute_poller.lists, service.lists, targets.lists)
-    yield ratio("mean delay, s", minute_poller.mean_delay, service.mean_delay, targets.mean)
-    yield ratio("median delay, s", minute_poller.delay(50), service.delay(50), targets.median)
-    yield ratio("95 % delay, s", minute_poller.delay(95), service.delay(95))
-    yield ratio("longest delay, s", max(minute_poller.delays), max(service.delays))
+    yield figure("lists per download", minute_poller.lists, service.lists, targets.lists)
+    yield figure("mean delay, s", minute_poller.mean_delay, service.mean_delay, targets.mean)
+    for percent, at_most in ((50, None), (95, targets.p95), (99, targets.p99)):
+        theirs, ours = minute_poller.delay(percent), service.delay(percent)
+        yield figure(f"{percent} % delay, s", theirs, ours, at_most)
+    longest = max(minute_poller.delays), max(service.delays)
+    yield figure("longest delay, s", *longest, targets.longest)
     if workload.rate is None:
         yield from _of_floor(workload, minute_poller, service)
     yield from _of_limits(workload, minute_poller, service)

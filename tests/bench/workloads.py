@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 
+from stream_downloads.domain.polling import price
 from tests.simulator import Upload
 
 LONGEST_SECONDS = 3 * 3600.0
@@ -34,6 +35,7 @@ class Workload:
         progress: how the percentage grows (`tests.simulator.PROGRESS`).
         limit: ``CloudflareRequestLimit``.
         window: ``PollWindowSeconds``.
+        price: of a poll, if it is fixed; None if it follows the load.
         seed: of everything that is left to chance.
     """
 
@@ -46,7 +48,12 @@ class Workload:
     progress: str = "linear"
     limit: int = 600
     window: float = 50.0
+    price: float | None = None
     seed: int = SEED
+
+    def price_of_a_poll(self, load: float) -> float:
+        """Return the price of a poll at a load, unless the workload fixes it."""
+        return price(load, self.window) if self.price is None else self.price
 
     @property
     def floor(self) -> float:

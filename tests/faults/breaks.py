@@ -19,13 +19,12 @@ from stream_downloads.adapters.shared_state import Budget, Lease
 from stream_downloads.adapters.stream_api import DownloadState, StreamClient
 from stream_downloads.domain import download, signature, transitions
 from stream_downloads.domain.download import Download, DownloadType, Lane
-from stream_downloads.domain.polling import Pace
 from stream_downloads.domain.request_budget import Allowance
 from stream_downloads.domain.video import Video
 from stream_downloads.services import receive
 from stream_downloads.services.poll import REQUEST_SECONDS, Poller
 from stream_downloads.services.record import Recorder
-from stream_downloads.services.steps import Steps
+from stream_downloads.services.steps import PollAt, Steps
 from tests.support.memory import MemoryDownloads
 
 P = ParamSpec("P")
@@ -91,12 +90,12 @@ def one_row_is_enough(self: Recorder, uids: Iterable[str]) -> dict[str, list[Dow
 
 
 def published_by_a_create(
-    self: Steps, row: Download, state: DownloadState | None, pace: Pace
+    self: Steps, row: Download, state: DownloadState | None, poll_at: PollAt
 ) -> Download:
     """Publish the URL in the answer to a create."""
     if state and state.url:
         return self._listed_ready(row, state.url, self.clock())
-    return _created(self, row, state, pace)
+    return _created(self, row, state, poll_at)
 
 
 def revived(row: Download, video: Video, now: float, *, lane: Lane = Lane.LIVE) -> Download:

@@ -10,6 +10,7 @@ from typing import Any
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.domain import polling
 from stream_downloads.domain.download import Download, DownloadType
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import Gateway
@@ -81,6 +82,7 @@ class World:
         limit: ``CloudflareRequestLimit``.
         download_types: ``DownloadTypes``.
         retention: seconds until a ready download is deleted; 0 keeps it.
+        price: of a poll at a load, `stream_downloads.domain.polling.price` unless given.
         latency: virtual seconds that a batch of requests to Cloudflare takes, made in parallel by
             the poller; nobody waits for those of a webhook.
         arriving: whether webhooks arrive at their time while the clock moves; if not,
@@ -98,6 +100,7 @@ class World:
         limit: int = 600,
         download_types: tuple[DownloadType, ...] = (DownloadType.DEFAULT,),
         retention: float = 0.0,
+        price: Callable[[float], float] = polling.price,
         latency: float = 0.0,
         arriving: bool = False,
         seed: int = 0,
@@ -107,6 +110,7 @@ class World:
         self.downloads = self.downloads_type()
         self.control = self.control_type(self.clock)
         self.latency = latency
+        self.price = price
         self.credentials: Any = FixedCredentials(self.simulator.settings.api_token, self.clock)
         # The shared limit as one more function would have it.
         self.budget = Budget(self.control, limit, self.clock)
@@ -139,6 +143,7 @@ class World:
             ),
             download_types=download_types,
             retention=retention,
+            price=self.price,
             clock=self.clock,
             monotonic=self.clock,
             sleep=self.clock.sleep,

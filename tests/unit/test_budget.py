@@ -143,11 +143,18 @@ def test_the_state_says_what_is_used(budget: Budget, clock: VirtualClock) -> Non
 def test_a_full_window_is_read_back_as_written_and_costs_one_write_unit(limit: int) -> None:
     most_slots = range(int(START), int(START) + COUNTS_FOR, SLOT)
     share = limit / len(most_slots)
-    granted = dict.fromkeys(most_slots, Permits(math.ceil(share * 0.4), math.ceil(share * 0.6)))
+    granted = dict.fromkeys(
+        most_slots, Permits(*(math.ceil(share * part) for part in (0.4, 0.3, 0.3)))
+    )
     allowance = Allowance(limit, START + COUNTS_FOR - 1, granted, START + 0.5, limit, START + 0.5)
     value = json.dumps(allowance.as_value(), separators=(",", ":"))
     assert Allowance.parse(json.loads(value), limit, allowance.now) == allowance
     assert len(value) < 900  # 1,024 are a unit; the item's names and version come on top
+
+
+def test_a_record_without_permits_in_the_background_is_read() -> None:
+    value = {"granted": [[int(START), 3, 4]], "blocked_until": 0, "ceiling": 0, "ceiling_until": 0}
+    assert Allowance.parse(value, LIMIT, START).granted == {START: Permits(3, 4, background=0)}
 
 
 def test_a_record_of_a_former_version_closes_the_gate_until_its_permits_have_expired(
@@ -205,6 +212,22 @@ def test_less_urgent_work_leaves_a_part_of_the_limit_beside_the_reserve(budget: 
     assert budget.take(LIMIT, Asker.POLLER, leave=0.5).count == LIMIT - RESERVE - 50
     assert budget.take(LIMIT, Asker.POLLER, leave=0.1).count == 50 - 10
     assert budget.take(LIMIT, Asker.POLLER).count == 10
+
+
+# --- The load
+
+
+def test_a_grant_says_which_part_of_the_limit_work_as_urgent_uses(budget: Budget) -> None:
+    assert budget.take(30, Asker.WEBHOOK).load == 0.3
+    assert budget.take(10, Asker.POLLER).load == 0.4
+    assert budget.take(20, Asker.BACKGROUND).load == 0.6
+    assert budget.take(5, Asker.POLLER).load == 0.45, "a backfill does not count for live work"
+
+
+def test_a_background_asker_leaves_the_same_reserve_to_webhooks(budget: Budget) -> None:
+    assert budget.take(LIMIT, Asker.BACKGROUND).count == LIMIT - RESERVE
+    assert budget.take(1, Asker.POLLER).count == 0
+    assert budget.usage().used == LIMIT - RESERVE
 
 
 # --- A grant

@@ -336,7 +336,7 @@ METHODS: dict[str, tuple[type, str, Any]] = {
     "webhooks are not counted": (
         Allowance,
         "used",
-        property(lambda self: sum(permits.others for permits in self.granted.values())),
+        property(lambda self: sum(sum(permits[1:]) for permits in self.granted.values())),
     ),
 }
 BREAKAGES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_downloads.domain.download import DownloadType
+from stream_downloads.domain.polling import CHEAPEST, CHEAPEST_ONCE_A_MINUTE
 from stream_downloads.services.dependencies import Service
 from tests.support.template import environment
 
@@ -17,6 +18,7 @@ SETTINGS = (
     "CLOUDFLARE_SECRET_ARN",
     "DOWNLOAD_TYPES",
     "RETENTION_DAYS",
+    "POLL_WINDOW_SECONDS",
 )
 
 
@@ -27,6 +29,14 @@ def test_the_environment_of_the_template_makes_a_service(monkeypatch: pytest.Mon
     assert service.retention == 2 * 86_400
     assert service.download_types == (DownloadType.AUDIO, DownloadType.DEFAULT)
     assert 0 <= service.jitter() < 1
+
+
+@pytest.mark.parametrize(("window", "expected"), [("0", CHEAPEST_ONCE_A_MINUTE), ("50", CHEAPEST)])
+def test_the_price_of_a_poll_follows_the_window(
+    window: str, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLL_WINDOW_SECONDS", window)
+    assert Service.from_environment().price(0.0) == expected
 
 
 @pytest.mark.parametrize("name", SETTINGS)

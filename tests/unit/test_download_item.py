@@ -15,6 +15,7 @@ from stream_downloads.domain.download import (
     DownloadType,
     Lane,
     Reason,
+    Report,
     Status,
     Step,
     Trouble,
@@ -24,6 +25,7 @@ from stream_downloads.domain.download import (
 from tests.support.rows import NOW, UID, in_progress, requested
 
 TIMES = st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000)
+PERCENTAGES = st.integers(0, 100_000).map(lambda thousandths: thousandths / 1000)
 COUNTS = st.integers(0, 10**6)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 REASONS = st.builds(Reason, TEXTS, TEXTS)
@@ -46,7 +48,14 @@ ROWS = st.builds(
     error_message=st.none() | TEXTS,
     work=st.none()
     | st.builds(Work, st.sampled_from(Step), TIMES, COUNTS, trouble=st.none() | TROUBLES),
-    creation=st.none() | st.builds(Creation, TIMES, st.none() | TIMES, st.none() | TIMES),
+    creation=st.none()
+    | st.builds(
+        Creation,
+        TIMES,
+        st.none() | TIMES,
+        st.none() | TIMES,
+        st.none() | st.builds(Report, TIMES, PERCENTAGES),
+    ),
     recreations=COUNTS,
     reopens=st.booleans(),
     lane=st.sampled_from(Lane),
@@ -57,6 +66,11 @@ ROWS = st.builds(
 @given(ROWS)
 def test_every_row_is_read_as_it_was_written(row: Download) -> None:
     assert from_item(to_item(row)) == row
+
+
+def test_a_creation_without_an_earlier_report_stores_none() -> None:
+    stored = to_item(in_progress())["_creation"]["M"]
+    assert stored.keys() == {"sent_at", "accepted_at"}
 
 
 @given(ROWS)

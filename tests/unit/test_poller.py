@@ -21,8 +21,8 @@ from stream_downloads.domain.download import (
     Status,
     Step,
 )
-from stream_downloads.domain.polling import PACE
-from stream_downloads.domain.request_budget import DATE_ERROR, WINDOW, Asker
+from stream_downloads.domain.pace import PACE
+from stream_downloads.domain.request_budget import DATE_ERROR, WINDOW, Allowance, Asker
 from stream_downloads.domain.transitions import DAY
 from stream_downloads.services.poll import (
     LEASE_SECONDS,
@@ -33,7 +33,7 @@ from stream_downloads.services.poll import (
 )
 from tests.simulator import Fault
 from tests.support.memory import MemoryControl, MemoryDownloads
-from tests.support.rows import AUDIO, DEFAULT, NOW, due, requested, url_of
+from tests.support.rows import AUDIO, DEFAULT, NOW, due, in_progress, requested, url_of
 from tests.support.world import World
 
 BOTH = (DEFAULT, AUDIO)
@@ -692,6 +692,31 @@ def test_what_is_kept_after_all_does_not_count_as_ready_again() -> None:
     assert row_of(world, uid).step is Step.RECHECK
 
 
+def test_in_a_trickle_creates_and_polls_take_turns_from_run_to_run() -> None:
+    world = World(limit=2)  # one of them is reserved for webhooks
+    for _ in range(4):
+        wanted(world)
+        uid = world.simulator.upload(webhook_delays=())
+        world.downloads.add(due(in_progress(uid), world.clock()))
+    for _ in range(4):
+        world.poll()
+        world.clock.sleep(7 * MINUTE)
+    counts = world.simulator.counts()
+    assert counts["create download"] == 2
+    assert counts["list downloads"] == 2
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_only_a_backfill_counts_as_work_in_the_background(lane: Lane) -> None:
+    world = World()
+    uid = world.simulator.upload(webhook_delays=())
+    world.downloads.add(due(requested(uid, lane=lane), world.clock()))
+    world.poll()
+    permits = Allowance.parse(world.control.read(Budget.NAME).value, 600, world.clock()).granted
+    assert sum(one.background for one in permits.values()) == (lane is Lane.BACKFILL)
+    assert sum(one.live for one in permits.values()) == (lane is Lane.LIVE)
+
+
 def test_what_a_run_learns_is_there_for_the_next() -> None:
     world = World()
     for _ in range(30):
@@ -699,7 +724,7 @@ def test_what_a_run_learns_is_there_for_the_next() -> None:
     settle(world)
     learned = world.service.pace()
     assert len(learned.samples[DEFAULT]) == 30
-    assert learned.durations[DEFAULT].mean < World().service.pace().durations[DEFAULT].mean
+    assert learned.fits[DEFAULT].mean < World().service.pace().fits[DEFAULT].mean
 
 
 def test_a_download_that_is_not_done_teaches_that_downloads_take_longer() -> None:

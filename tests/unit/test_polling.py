@@ -2,120 +2,190 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from random import Random
+from statistics import NormalDist
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Creation, Download, DownloadType, Lane
+from stream_downloads.domain.download import Creation, Download, Lane, Report, Step
+from stream_downloads.domain.pace import Pace
 from stream_downloads.domain.polling import (
-    LOOK_AFTER_AT_LEAST,
-    LOOK_AFTER_AT_MOST,
-    LOOK_AFTER_AT_MOST_EVER,
-    Pace,
-    Sample,
-    first_sample,
+    AT_LEAST_OF_AGE,
+    AT_MOST_OF_AGE,
+    CHEAPEST,
+    CHEAPEST_ONCE_A_MINUTE,
+    DEAREST,
+    IDLE_UP_TO,
+    POLL_AFTER_AT_LEAST,
+    POLL_AFTER_AT_MOST,
+    POLL_AFTER_AT_MOST_EVER,
+    believe,
     next_poll,
     plan,
+    price,
     retry_delay,
 )
-from tests.support.rows import AUDIO, DEFAULT, NOW, deleting, due, in_progress, requested
+from tests.support.paces import IGNORANT, pace_of
+from tests.support.rows import AUDIO, NOW, deleting, due, in_progress, requested
 
-IGNORANT = Pace.of({})
 HOUR = 3600.0
-
-
-def pace_of(median: float, sigma: float = 0.5, looks_at: float = 1.0, seed: int = 0) -> Pace:
-    """The pace learned from first looks, at about that part of the median, at many downloads."""
-    chance = Random(seed)  # noqa: S311
-    found = []
-    for _ in range(96):
-        seconds = chance.lognormvariate(math.log(median), sigma)
-        age = median * looks_at * chance.uniform(0.5, 1.5)
-        percent = min(100.0, 100 * age / seconds)
-        sample = first_sample(in_progress(), percent, NOW + age)
-        assert sample is not None
-        found.append((DEFAULT, sample))
-    return IGNORANT.with_samples(found)
+PRICES = (CHEAPEST, 13.0, DEAREST)
+PACES = (IGNORANT, *(pace_of(median) for median in (1, 10, 90, 600, 9000)))
+AGES = st.floats(0.0, 24 * HOUR)
+PERCENTAGES = st.sampled_from([0.0, 3.4, 3.6, 50.0, 99.9, 100.0]) | st.floats(0.0, 100.0)
 
 
 def polled(at: float, percent: float) -> Download:
     """Return a download that was accepted at ``NOW`` and last polled then, with that answer."""
-    return in_progress(creation=Creation(NOW, NOW, polled_at=at), percent_complete=percent)
+    creation = Creation(NOW, NOW, polled_at=at, earlier=Report(at, percent))
+    return in_progress(creation=creation, percent_complete=percent)
 
 
-def looks_at(
-    progress: Callable[[float], float | None], seconds: float, pace: Pace = IGNORANT
+def polls_at(
+    progress: Callable[[float], float | None],
+    seconds: float,
+    pace: Pace = IGNORANT,
+    poll_price: float = 13.0,
 ) -> list[float]:
-    """When a download is looked at while that many seconds pass, and reports that progress."""
+    """Return when a download is polled in that many seconds, while it reports that progress."""
     row = in_progress()
-    at = next_poll(row, 0.0, pace, NOW)
-    looks = []
+    at = next_poll(row, 0.0, pace, poll_price, NOW)
+    polls = []
     while at - NOW < seconds:
-        looks.append(at - NOW)
+        polls.append(at - NOW)
         percent = progress(at - NOW)
-        following = next_poll(row, percent, pace, at)
+        following = next_poll(row, percent, pace, poll_price, at)
         row = transitions.listed_in_progress(row, percent, following, at)
         at = following
-    return looks
+    return polls
 
 
-# --- When to look
+# --- The price
 
 
-@pytest.mark.parametrize(
-    "pace", [IGNORANT, *(pace_of(median) for median in (1, 10, 90, 600, 9000))]
+def test_a_poll_is_cheap_while_the_limit_is_idle_and_dear_when_it_is_used_up() -> None:
+    assert price(0.0) == price(IDLE_UP_TO) == CHEAPEST
+    assert price(1.0) == price(1.5) == pytest.approx(DEAREST)
+    prices = [price(IDLE_UP_TO + 0.1 * step) for step in range(6)]
+    factors = [dearer / cheaper for cheaper, dearer in pairwise(prices)]
+    assert factors == pytest.approx([factors[0]] * 5)
+    assert factors[0] > 1
+
+
+def test_a_poll_once_a_minute_has_a_price_floor() -> None:
+    assert price(0.0, window=0.0) == CHEAPEST_ONCE_A_MINUTE
+    assert price(1.0, window=0.0) == price(1.0, window=50.0)
+
+
+# --- When to poll
+
+
+@given(
+    age=AGES,
+    percent=st.none() | PERCENTAGES,
+    earlier=st.none() | st.tuples(st.floats(0.0, 1.0), PERCENTAGES),
+    pace=st.sampled_from(PACES),
+    poll_price=st.floats(CHEAPEST, DEAREST),
 )
-def test_a_first_look_comes_neither_at_once_nor_late(pace: Pace) -> None:
-    wait = next_poll(in_progress(), 0.0, pace, NOW) - NOW
-    assert LOOK_AFTER_AT_LEAST <= wait <= LOOK_AFTER_AT_MOST
+def test_a_poll_comes_within_its_bounds_whatever_was_reported(
+    age: float,
+    percent: float | None,
+    earlier: tuple[float, float] | None,
+    pace: Pace,
+    poll_price: float,
+) -> None:
+    row = polled(NOW + age * earlier[0], earlier[1]) if earlier else in_progress()
+    wait = next_poll(row, percent, pace, poll_price, NOW + age) - (NOW + age)
+    at_least = min(POLL_AFTER_AT_MOST_EVER, max(POLL_AFTER_AT_LEAST, AT_LEAST_OF_AGE * age))
+    at_most = min(POLL_AFTER_AT_MOST_EVER, max(POLL_AFTER_AT_MOST, AT_MOST_OF_AGE * age))
+    assert at_least - 0.001 <= wait <= at_most + 0.001
 
 
-def test_a_first_look_comes_later_where_downloads_take_longer() -> None:
-    waits = [next_poll(in_progress(), 0.0, pace_of(median), NOW) for median in (5, 20, 80, 320)]
+@pytest.mark.parametrize("age", [-300.0, 0.0, 1e-300, 25 * HOUR, 1e9])
+@pytest.mark.parametrize("percent", [-50.0, 150.0, 1e9])
+@pytest.mark.parametrize("earlier", [-50.0, 50.0, 1e9])
+def test_nonsense_leads_to_an_ordinary_poll(age: float, percent: float, earlier: float) -> None:
+    at = next_poll(polled(NOW + age / 2, earlier), percent, IGNORANT, 13.0, NOW + age)
+    assert at - (NOW + age) >= POLL_AFTER_AT_LEAST or age > HOUR
+    assert math.isfinite(at)
+
+
+@given(age=st.floats(0.1, 24 * HOUR), reports=st.lists(PERCENTAGES, max_size=2))
+@pytest.mark.parametrize("pace", [NormalDist(4.1, 1.2), NormalDist(0.0, 0.15)])
+def test_a_belief_is_a_distribution_over_what_is_still_to_come(
+    pace: NormalDist, age: float, reports: list[float]
+) -> None:
+    ages = [age, age / 1.4][: len(reports)]
+    belief = believe(pace, age, list(zip(reversed(ages), reports, strict=True)))
+    assert sum(belief.weights) == pytest.approx(1.0)
+    assert min(belief.weights) >= 0
+    assert min(belief.ages) >= age * 0.999
+    assert list(belief.ages) == sorted(belief.ages)
+    assert 0 <= belief.meaningless <= 1
+
+
+@given(age=st.floats(0.0, HOUR), percent=PERCENTAGES, pace=st.sampled_from(PACES))
+def test_a_dearer_poll_is_never_sent_sooner(age: float, percent: float, pace: Pace) -> None:
+    polls = [next_poll(in_progress(), percent, pace, each, NOW + age) for each in PRICES]
+    # A step of the belief's grid is a few percent of the age.
+    assert all(dear >= cheap - 0.1 * (cheap - NOW) for cheap, dear in pairwise(polls))
+
+
+@pytest.mark.parametrize("poll_price", PRICES)
+def test_a_first_poll_comes_later_where_downloads_take_longer(poll_price: float) -> None:
+    waits = [
+        next_poll(in_progress(), 0.0, pace_of(median), poll_price, NOW)
+        for median in (5, 20, 80, 320)
+    ]
     assert all(sooner < later for sooner, later in pairwise(waits))
 
 
-def test_a_row_whose_create_was_never_confirmed_is_looked_at_as_a_new_one() -> None:
-    assert next_poll(requested(), None, IGNORANT, NOW) == next_poll(
-        in_progress(), None, IGNORANT, NOW
+def test_a_row_whose_create_was_never_confirmed_is_polled_as_a_new_one() -> None:
+    unconfirmed = next_poll(requested(), None, IGNORANT, 13.0, NOW)
+    assert unconfirmed == next_poll(in_progress(), None, IGNORANT, 13.0, NOW)
+
+
+def test_a_longer_video_is_polled_later_where_its_duration_says_something() -> None:
+    fits = {kind: replace(fit, slope=1.0, usual=5.0) for kind, fit in IGNORANT.fits.items()}
+    pace = Pace(IGNORANT.samples, fits)
+    short, long = (
+        next_poll(in_progress(duration_seconds=seconds), 0.0, pace, 13.0, NOW)
+        for seconds in (20.0, 2000.0)
     )
+    assert short < long
 
 
+@pytest.mark.parametrize("poll_price", PRICES)
 @pytest.mark.parametrize("seconds", [40, 90, 300, 1200])
-def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float) -> None:
+def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float, poll_price: float) -> None:
     age = seconds / 2
-    aimed = next_poll(in_progress(), 50.0, IGNORANT, NOW + age) - NOW
-    assert aimed - age <= LOOK_AFTER_AT_MOST
-    assert min(0.7 * seconds, age + LOOK_AFTER_AT_MOST) <= aimed <= 1.6 * seconds
+    aimed = next_poll(in_progress(), 50.0, IGNORANT, poll_price, NOW + age) - NOW
+    assert min(0.6 * seconds, age + 50) <= aimed <= 1.3 * seconds
+
+
+def test_the_time_in_the_queue_does_not_count_as_slowness() -> None:
+    """4 % after 20 s may have begun 18 s ago or 4 s ago: two reports tell."""
+    late = next_poll(polled(NOW + 20, 4.0), 20.0, IGNORANT, 13.0, NOW + 26) - NOW
+    assert late < 80, "20 + 96 % at 16 points in 6 s are 56 s; by age alone 130 s"
 
 
 def test_the_closer_to_the_end_the_sooner_is_the_next_poll() -> None:
-    waits = [next_poll(in_progress(), done, IGNORANT, NOW + 200) for done in (10, 30, 60, 90)]
+    waits = [next_poll(in_progress(), done, IGNORANT, 13.0, NOW + 200) for done in (10, 30, 60, 90)]
     assert all(later >= sooner for later, sooner in pairwise(waits))
-
-
-@pytest.mark.parametrize("percent", [None, 0.0, 1.0, 50.0, 99.9, 100.0])
-@pytest.mark.parametrize("age", [-300.0, 0.0, 1.0, 60.0, HOUR, 23 * HOUR])
-@pytest.mark.parametrize("looked", [False, True])
-def test_a_look_is_never_at_once_and_never_far_off(
-    percent: float | None, age: float, *, looked: bool
-) -> None:
-    row = polled(NOW + age / 2, 10.0) if looked else in_progress()
-    wait = next_poll(row, percent, IGNORANT, NOW + age) - (NOW + age)
-    assert LOOK_AFTER_AT_LEAST <= wait <= LOOK_AFTER_AT_MOST_EVER
 
 
 PROGRESS: dict[str, Callable[[float], float | None]] = {
     "stays at 0": lambda _: 0.0,
     "is never told": lambda _: None,
     "stalls at 90": lambda age: min(90.0, age),
+    "stalls at 99.9": lambda age: min(99.9, age),
     "stalls at 100": lambda age: min(100.0, age),
     "jumps": lambda age: 25.0 * (age // 900),
     "goes back and forth": lambda age: 80.0 if age // 60 % 2 else 20.0,
@@ -125,27 +195,27 @@ PROGRESS: dict[str, Callable[[float], float | None]] = {
 
 
 @pytest.mark.parametrize("kind", PROGRESS)
-@pytest.mark.parametrize("median", [None, 5.0, 90.0, 900.0])
+@pytest.mark.parametrize("pace", PACES[::2])
+@pytest.mark.parametrize("poll_price", PRICES)
 def test_odd_progress_leads_neither_to_a_storm_nor_to_a_long_silence(
-    kind: str, median: float | None
+    kind: str, pace: Pace, poll_price: float
 ) -> None:
-    pace = IGNORANT if median is None else pace_of(median)
-    looks = looks_at(PROGRESS[kind], 4 * HOUR, pace)
-    assert max(later - sooner for sooner, later in pairwise([0, *looks])) <= LOOK_AFTER_AT_MOST_EVER
-    in_the_first_hour = sum(look < HOUR for look in looks)
-    assert in_the_first_hour <= 120
-    # The longer it lasts, the seldomer.
-    assert sum(look >= 3 * HOUR for look in looks) <= max(12, in_the_first_hour / 2)
+    polls = polls_at(PROGRESS[kind], 4 * HOUR, pace, poll_price)
+    assert max(later - sooner for sooner, later in pairwise([0, *polls])) <= POLL_AFTER_AT_MOST_EVER
+    in_the_first_hour = sum(poll < HOUR for poll in polls)
+    assert in_the_first_hour <= 240
+    # The longer it lasts, the fewer polls.
+    assert sum(poll >= 3 * HOUR for poll in polls) <= max(16, in_the_first_hour / 2)
 
 
 @pytest.mark.parametrize("seconds", [20, 90, 300, 1500])
-def test_an_even_download_is_seen_soon_with_few_looks(seconds: float) -> None:
+def test_an_even_download_is_seen_soon_with_few_polls(seconds: float) -> None:
     pace = pace_of(90, 1.0)
-    looks = looks_at(lambda age: min(99.9, 100 * age / seconds), 2 * seconds, pace)
-    until_ready = [look for look in looks if look < seconds]
-    ready_seen = next(look for look in looks if look >= seconds)
-    assert ready_seen - seconds <= max(45.0, 0.35 * seconds)
-    assert len(until_ready) <= 12
+    polls = polls_at(lambda age: min(99.9, 100 * age / seconds), 2 * seconds + 60, pace)
+    until_ready = [poll for poll in polls if poll < seconds]
+    ready_seen = next(poll for poll in polls if poll >= seconds)
+    assert ready_seen - seconds <= max(45.0, 0.1 * seconds)
+    assert len(until_ready) <= 8
 
 
 # --- What to do first
@@ -171,104 +241,24 @@ def test_creates_and_polls_take_turns_the_oldest_of_each_first() -> None:
     creates = [due(requested(f"{late:032x}"), NOW - late) for late in (1, 3, 2)]
     polls = [due(poll(late), NOW - late) for late in (10, 30, 20)]
     assert plan([*creates, *polls]) == [
-        *[creates[1], creates[2], polls[1]],
-        *[creates[0], polls[2]],
-        polls[0],
+        *[creates[1], polls[1]],
+        *[creates[2], polls[2]],
+        *[creates[0], polls[0]],
     ]
 
 
-# --- The pace
-
-
-@pytest.mark.parametrize("median", [3.0, 20.0, 90.0, 600.0, 5000.0])
-@pytest.mark.parametrize("looks_at_part", [0.3, 1.0])
-def test_the_pace_follows_what_is_found_whatever_the_median(
-    median: float, looks_at_part: float
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+@pytest.mark.parametrize(("creates", "polls"), [(5, 5), (1, 4), (4, 1), (0, 3), (3, 0)])
+def test_either_kind_goes_first_by_turn_and_none_twice_while_the_other_waits(
+    start: int, creates: int, polls: int
 ) -> None:
-    learned = pace_of(median, looks_at=looks_at_part).durations[DEFAULT]
-    assert 0.45 * median <= math.exp(learned.mean) <= 1.7 * median
-
-
-@pytest.mark.parametrize("ready_by", [5.0, 1000.0])
-def test_one_sample_moves_the_pace_toward_it_but_not_all_the_way(ready_by: float) -> None:
-    sample = Sample(0.9 * ready_by, ready_by)
-    before = IGNORANT.durations[DEFAULT].mean
-    after = IGNORANT.with_samples([(DEFAULT, sample)]).durations[DEFAULT].mean
-    assert abs(after - math.log(ready_by)) < abs(before - math.log(ready_by))
-    assert abs(after - math.log(ready_by)) > 0.5 * abs(before - math.log(ready_by))
-
-
-def test_each_type_has_a_pace_of_its_own() -> None:
-    learned = IGNORANT.with_samples([(AUDIO, Sample(0.0, 2.0))] * 50)
-    assert learned.durations[AUDIO].mean < learned.durations[DEFAULT].mean
-    assert learned.durations[DEFAULT] == IGNORANT.durations[DEFAULT]
-
-
-def test_a_pace_follows_a_change() -> None:
-    slow = pace_of(600).samples[DEFAULT]
-    learned = Pace.of({DEFAULT: [*slow, *pace_of(20).samples[DEFAULT]]})
-    assert math.exp(learned.durations[DEFAULT].mean) < 60
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [
-        [Sample(0.0, 0.0)],
-        [Sample(1e9, math.inf)] * 20,
-        [Sample(0.0, 1.0)] * 96,
-        [Sample(100.0, 100.0)] * 96,
-        [Sample(200.0, 100.0)],
-        [Sample(0.0, 1.0), Sample(1e6, math.inf)] * 40,
-    ],
-)
-def test_no_sample_leads_to_nonsense(samples: list[Sample]) -> None:
-    learned = Pace.of({DEFAULT: samples}).durations[DEFAULT]
-    assert math.isfinite(learned.mean)
-    assert 0 < learned.stdev < 100
-
-
-def test_a_pace_is_kept_from_run_to_run_and_does_not_grow() -> None:
-    learned = pace_of(90).with_samples([(AUDIO, Sample(10.0, math.inf))] * 500)
-    value = learned.as_value()
-    assert len(json.dumps(value)) < 10_000
-    again = Pace.parse(json.loads(json.dumps(value)))
-    for kind in DownloadType:
-        assert again.durations[kind].mean == pytest.approx(learned.durations[kind].mean, abs=0.01)
-        assert len(again.samples[kind]) == len(learned.samples[kind])
-    assert again.as_value() == value
-
-
-def test_a_pace_that_was_never_written_is_the_first_guess() -> None:
-    assert Pace.parse({}).durations == IGNORANT.durations
-
-
-@pytest.mark.parametrize(
-    ("percent", "sample"),
-    [
-        (100.0, Sample(0.0, 60.0)),
-        (0.0, Sample(60.0, math.inf)),
-        (None, Sample(60.0, math.inf)),
-    ],
-)
-def test_a_first_look_tells_between_what_the_duration_lies(
-    percent: float | None, sample: Sample
-) -> None:
-    assert first_sample(in_progress(), percent, NOW + 60) == sample
-
-
-def test_a_percentage_narrows_it_down() -> None:
-    sample = first_sample(in_progress(), 50.0, NOW + 60)
-    assert sample is not None
-    assert 60 < sample.longer_than < 120 < sample.at_most < 180
-
-
-@pytest.mark.parametrize(
-    "row",
-    [requested(), polled(NOW, 0.0), in_progress(recreations=1)],
-    ids=["no create known", "polled before", "created again"],
-)
-def test_only_the_first_look_at_an_ordinary_download_teaches(row: Download) -> None:
-    assert first_sample(row, 100.0, NOW + 60) is None
+    rows = [due(requested(f"{number:032x}"), NOW) for number in range(creates)]
+    rows += [poll(number) for number in range(polls)]
+    steps = [row.step for row in plan(rows, start)]
+    first = [Step.CREATE, Step.LIST][start % 2]
+    both = 2 * min(creates, polls)
+    assert all((step is first) == (place % 2 == 0) for place, step in enumerate(steps[:both]))
+    assert len(set(steps[both:])) <= 1
 
 
 # --- Retries
@@ -284,9 +274,3 @@ def test_a_retry_comes_within_half_a_minute_then_later_up_to_a_quarter_of_an_hou
     assert retry_delay(attempts, lambda: 0.0) == 0.0
     assert retry_delay(attempts, lambda: 0.5) == at_most / 2
     assert retry_delay(attempts, lambda: 1.0) == at_most
-
-
-def test_progress_that_slows_down_is_not_asked_for_more_often() -> None:
-    half, most = (polled(NOW + 100, percent) for percent in (47.0, 95.0))
-    assert next_poll(half, 95.5, IGNORANT, NOW + 200) - (NOW + 200) < 100
-    assert next_poll(most, 95.5, IGNORANT, NOW + 200) - (NOW + 200) >= 100

@@ -25,7 +25,7 @@ from stream_downloads.domain.download import (
     Work,
     iso_time,
 )
-from stream_downloads.domain.polling import Pace
+from stream_downloads.domain.pace import Pace
 from stream_downloads.domain.request_budget import USE_WITHIN, Asker
 from stream_downloads.domain.transitions import (
     CREATE_SETTLES_AFTER,
@@ -176,6 +176,16 @@ def test_a_create_is_one_request_and_puts_the_row_in_progress(world: World, uid:
     assert change.after.creation == Creation(NOW, accepted_at=NOW)
     assert NOW < (change.after.due_at or 0) <= NOW + 240
     assert world.simulator.counts() == {"create download": 1}
+
+
+def test_a_download_is_polled_later_while_the_limit_is_nearly_used_up(world: World) -> None:
+    first = []
+    for load in (0.2, 0.9):
+        uid = world.simulator.upload(webhook_delays=(), generation_seconds=60.0)
+        row, grant = kept(world, requested(uid)), replace(granted(world), load=load)
+        world.service.steps().perform([row], grant, Pace.of({}), SECONDS)
+        first.append(in_table(world, row).due_at or 0.0)
+    assert first[0] + 5 < first[1]
 
 
 @pytest.mark.parametrize("shape", ["keyed", "flat"])

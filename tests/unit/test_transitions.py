@@ -16,6 +16,7 @@ from stream_downloads.domain.download import (
     ErrorCode,
     Lane,
     Reason,
+    Report,
     Status,
     Step,
     Trouble,
@@ -627,7 +628,7 @@ def test_progress_is_kept_and_alone_moves_no_updated_at(percent: float | None, k
         before,
         percent_complete=kept,
         work=Work(Step.LIST, NOW + 90),
-        creation=Creation(NOW, accepted_at=NOW, polled_at=NOW + 30),
+        creation=Creation(NOW, NOW, polled_at=NOW + 30, earlier=Report(NOW + 30, kept)),
     )
 
 
@@ -635,7 +636,19 @@ def test_a_create_whose_answer_was_lost_is_as_old_as_its_request() -> None:
     row = listed_in_progress(sent(), NOW + 30)
     assert row.status is Status.INPROGRESS
     assert row.updated_at == NOW + 30
-    assert row.creation == Creation(NOW, accepted_at=NOW, polled_at=NOW + 30)
+    assert row.creation
+    assert row.creation.accepted_at == NOW
+    assert row.creation.polled_at == NOW + 30
+
+
+@pytest.mark.parametrize(("age", "kept"), [(50.0, 40.0), (51.9, 40.0), (52.0, 52.0), (90.0, 90.0)])
+def test_the_earlier_report_is_kept_until_the_age_has_grown_enough_to_tell_a_speed(
+    age: float, kept: float
+) -> None:
+    row = transitions.listed_in_progress(in_progress(), 40.0, NOW + 50, NOW + 40)
+    row = transitions.listed_in_progress(row, age, NOW + 99, NOW + age)
+    assert row.creation
+    assert row.creation.earlier == Report(NOW + kept, kept)
 
 
 def test_a_download_that_takes_a_day_ends_in_error() -> None:

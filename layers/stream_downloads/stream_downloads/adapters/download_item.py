@@ -12,6 +12,7 @@ from stream_downloads.domain.download import (
     DownloadType,
     Lane,
     Reason,
+    Report,
     Status,
     Step,
     Trouble,
@@ -177,13 +178,20 @@ def _creation_to_map(creation: Creation) -> dict[str, Any]:
         "accepted_at": creation.accepted_at,
         "polled_at": creation.polled_at,
     }
-    return {name: number(time) for name, time in times.items() if time is not None}
+    stored = {name: number(time) for name, time in times.items() if time is not None}
+    if earlier := creation.earlier:
+        stored["earlier_at"] = number(earlier.at)
+        stored["earlier_percent"] = number(earlier.percent)
+    return stored
 
 
 def _creation_of(item: Mapping[str, Any]) -> Creation | None:
     if "_creation" not in item:
         return _first_version_creation(item)
-    return Creation(**{name: float(time["N"]) for name, time in item["_creation"]["M"].items()})
+    numbers = {name: float(stored["N"]) for name, stored in item["_creation"]["M"].items()}
+    earlier_at, percent = numbers.pop("earlier_at", None), numbers.pop("earlier_percent", 0.0)
+    earlier = None if earlier_at is None else Report(earlier_at, percent)
+    return Creation(**numbers, earlier=earlier)
 
 
 # Version 0.1 kept its own data in top-level attributes. Such a row is written in the present form

@@ -109,6 +109,7 @@ class Grant:
         use_by: on the monotonic clock; a request that has not left by then must not leave.
         left: how many more could have been granted after this one.
         blocked_until: when the gate opens, epoch seconds; 0 if it is open.
+        load: the part of the limit, 0 to 1, that work as urgent as this uses.
         contended: other invocations were faster each time: nothing is said about the budget.
     """
 
@@ -116,6 +117,7 @@ class Grant:
     use_by: float = 0.0
     left: int = 0
     blocked_until: float = 0.0
+    load: float = 0.0
     contended: bool = False
 
 
@@ -173,8 +175,10 @@ class Budget:
             if count == 0:
                 blocked_until = allowance.blocked_until if allowance.is_blocked else 0.0
                 return Grant(0, left=available, blocked_until=blocked_until)
-            if self._write(allowance.grant(count, asker), version):
-                return Grant(count, use_by=started + USE_WITHIN, left=available - count)
+            granted = allowance.grant(count, asker)
+            if self._write(granted, version):
+                use_by, left = started + USE_WITHIN, available - count
+                return Grant(count, use_by=use_by, left=left, load=granted.load(asker))
         return Grant(0, contended=True)
 
     def is_current(self, grant: Grant) -> bool:

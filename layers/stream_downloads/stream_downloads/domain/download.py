@@ -130,6 +130,14 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """A percentage that a list has reported, and when."""
+
+    at: float
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
 class Creation:
     """The download at Cloudflare that a create has made, or may have made.
 
@@ -137,11 +145,13 @@ class Creation:
         sent_at: when the create was sent.
         accepted_at: when Cloudflare accepted it; None while that is unknown.
         polled_at: when a list last answered for it; None before the first one.
+        earlier: a report of its progress, old enough to compare the next one with.
     """
 
     sent_at: float
     accepted_at: float | None = None
     polled_at: float | None = None
+    earlier: Report | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,295 +1,264 @@
-"""When to look at a download next, and what to spend a scarce request on.
+"""When to poll a download next, and in which order to send the requests. Pure.
 
-Nothing tells anyone when a download becomes ready, and requests are scarce. So every look is
-aimed: the time that a download takes is taken to be log-normal, learned from what the first
-looks at recent downloads found, and sharpened for each download by the percentage it reports.
-A look is due when the chance that the download is ready is worth the request: the less is known
-of the moment, the longer one would wait for the next chance, and the sooner one looks.
-
-Pure: the time is an argument, in seconds since the epoch, UTC.
+Nothing tells anyone when a download becomes ready, and requests are limited. So each poll is
+timed: the belief about the moment follows from the pace of recent downloads and from the
+percentages that this one has reported, and the next poll is where its price, the lateness it
+leaves and the price of further polls are least in sum. The price follows the load of the limit.
+Times are seconds since the epoch, UTC.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import islice
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stream_downloads.domain.download import Download, DownloadType, Lane, Step
+from stream_downloads.domain.download import Download, Lane, Step
+from stream_downloads.domain.pace import INFORMATIVE_PERCENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from statistics import NormalDist
 
-# The control record that keeps the pace from one run to the next.
-PACE: Final = "pace"
+    from stream_downloads.domain.pace import Pace
 
-# What a look costs, in seconds of delay that one would rather bear. One that can only tell "ready"
-# from "not yet" costs more: one that tells a percentage aims the next.
-LOOK_COSTS: Final = 25.0
-LOOK_COSTS_IN_SILENCE: Final = 75.0
+# The price of a poll, in seconds of delay: this much while the limit is idle, that much when it is
+# nearly used up. In between it grows evenly, by equal factors for equal loads.
+CHEAPEST: Final = 0.42
+DEAREST: Final = 80.0
+CHEAPEST_ONCE_A_MINUTE: Final = 8.0
+IDLE_UP_TO: Final = 0.5
+BUSY_FROM: Final = 1.0
 
-LOOK_AFTER_AT_LEAST: Final = 5.0
-LOOK_AFTER_AT_MOST: Final = 240.0
-LOOK_AFTER_AT_MOST_EVER: Final = 900.0
-# The longer a download takes, the less some seconds more of it matter: between these parts of its
-# age pass between two looks.
-AT_LEAST_OF_AGE: Final = 0.03
+POLL_AFTER_AT_LEAST: Final = 2.0
+POLL_AFTER_AT_MOST: Final = 240.0
+POLL_AFTER_AT_MOST_EVER: Final = 900.0
+# The older a download is, the less some seconds more of it matter: between these parts of its age
+# pass between two polls.
+AT_LEAST_OF_AGE: Final = 0.02
 AT_MOST_OF_AGE: Final = 0.2
+# However sure the belief, a download is polled again after this at the cheapest price.
+SURPRISES_AFTER: Final = 70.0
 
-# While creates wait, so many of them go before each poll: with fewer, the mean URL is there sooner
-# and the last one later.
-CREATES_FOR_EACH_POLL: Final = 2
-
-# Under this percentage the noise says more than the figure. None of what follows is documented:
-# by how many points a percentage may be off, how many seconds pass before anything begins, and by
-# how much of itself the rest may be longer or shorter, because progress is not even.
-PERCENT_SAYS_SOMETHING: Final = 3.0
-PERCENT_NOISE: Final = 3.0
-BEGINS_WITHIN: Final = 6.0
-UNEVEN: Final = 0.15
+# None of this is documented: the standard deviation of a percentage in points, the chance that
+# percentages mean nothing, and when Cloudflare begins to make a download, with its chance.
+NOISE: Final = 1.75
+MEANINGLESS: Final = 0.05
+BEGINS: Final = (
+    (0.5, 0.12),
+    (1.5, 0.16),
+    (3.0, 0.18),
+    (5.0, 0.18),
+    (8.0, 0.16),
+    (12.0, 0.11),
+    (18.0, 0.06),
+    (28.0, 0.03),
+)
+# So many standard deviations wide is the range of moments that a percentage leaves.
+RANGE_LEFT: Final = 4.0
+# A poll that can only tell "ready" from "not yet" is worth less than one that brings a percentage.
+SILENT_COSTS: Final = 3.0
 
 RETRY_WITHIN: Final = 30.0
 RETRY_WITHIN_AT_MOST: Final = 900.0
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What the first look at a download told of its duration: it lies between these seconds."""
-
-    longer_than: float
-    at_most: float
-
-
-# Before anything is learned: seconds to minutes, seldom over five
-# (https://developers.cloudflare.com/stream/viewing-videos/download-videos/ gives no figure).
-_PRIOR: Final = NormalDist(math.log(60.0), 1.2)
-# The prior counts as much as this many samples.
-_PRIOR_WEIGHT: Final = 4.0
-_DEVIATION_AT_LEAST: Final = 0.15
-_SAMPLES_KEPT: Final = 96
-_FIT_ROUNDS: Final = 15
+_POINTS: Final = 48
 # Of a distribution's tail: too little to reckon with.
 _NOTHING_LEFT: Final = 1e-6
-_OVERDUE_GROWTH: Final = 1.1
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long recent downloads took, by type: the samples and what follows from them."""
-
-    samples: Mapping[DownloadType, Sequence[Sample]]
-    durations: Mapping[DownloadType, NormalDist]  # of the natural logarithm of the seconds
-
-    @classmethod
-    def of(cls, samples: Mapping[DownloadType, Iterable[Sample]]) -> Pace:
-        """From the samples of each type, the oldest first; only the latest count."""
-        latest = {kind: tuple(samples.get(kind, ()))[-_SAMPLES_KEPT:] for kind in DownloadType}
-        return cls(latest, {kind: fit(found) for kind, found in latest.items()})
-
-    @classmethod
-    def parse(cls, value: Mapping[str, Mapping[str, Any]]) -> Pace:
-        """From a control record's value, which says what follows from the samples too."""
-        samples, durations = {}, {}
-        for kind in DownloadType:
-            kept = value.get(kind.value, {})
-            samples[kind] = tuple(
-                Sample(low, math.inf if high is None else high)
-                for low, high in kept.get("samples", ())
-            )
-            durations[kind] = NormalDist(
-                kept.get("mean", _PRIOR.mean), kept.get("deviation", _PRIOR.stdev)
-            )
-        return cls(samples, durations)
-
-    def as_value(self) -> dict[str, dict[str, Any]]:
-        """For the control record: seconds, and mean and deviation of their logarithm."""
-        return {
-            str(kind): {
-                "samples": [
-                    [
-                        round(sample.longer_than, 1),
-                        None if math.isinf(sample.at_most) else round(sample.at_most, 1),
-                    ]
-                    for sample in found
-                ],
-                "mean": round(self.durations[kind].mean, 4),
-                "deviation": round(self.durations[kind].stdev, 4),
-            }
-            for kind, found in self.samples.items()
-            if found
-        }
-
-    def with_samples(self, found: Iterable[tuple[DownloadType, Sample]]) -> Pace:
-        """With what else has been learned."""
-        more = {kind: list(samples) for kind, samples in self.samples.items()}
-        for kind, sample in found:
-            more[kind].append(sample)
-        return self.of(more)
-
-
-def fit(samples: Sequence[Sample]) -> NormalDist:
-    """The log-normal that explains samples of which each is only an interval.
-
-    Expectation and maximisation for interval-censored data, with the prior as a few samples
-    more, so that it is defined for none and steady for a few.
-    """
-    mean, deviation = _PRIOR.mean, _PRIOR.stdev
-    if not samples:
-        return _PRIOR
-    bounds = [
-        (math.log(max(sample.longer_than, 0.1)), math.log(max(sample.at_most, 0.2)))
-        for sample in samples
-    ]
-    count = len(bounds) + _PRIOR_WEIGHT
-    for _ in range(_FIT_ROUNDS):
-        within = [_truncated(mean, deviation, low, high) for low, high in bounds]
-        mean = (_PRIOR_WEIGHT * _PRIOR.mean + sum(m for m, _ in within)) / count
-        spread = _PRIOR_WEIGHT * (_PRIOR.variance + (mean - _PRIOR.mean) ** 2)
-        spread += sum(variance + (m - mean) ** 2 for m, variance in within)
-        deviation = max(_DEVIATION_AT_LEAST, math.sqrt(spread / count))
-    return NormalDist(mean, deviation)
-
-
-def _truncated(mean: float, deviation: float, low: float, high: float) -> tuple[float, float]:
-    """Mean and variance of a normal variable known to lie between two bounds."""
-    standard = NormalDist()
-    a, b = (low - mean) / deviation, (high - mean) / deviation
-    mass = standard.cdf(b) - standard.cdf(a)
-    if mass < 1e-9:  # far out in a tail: all of it lies at the nearer bound
-        return (low if a > 0 else high), 0.0
-    at_a, at_b = standard.pdf(a), standard.pdf(b)
-    shift = (at_a - at_b) / mass
-    b_term = 0.0 if math.isinf(b) else b * at_b
-    variance = 1 + (a * at_a - b_term) / mass - shift**2
-    return mean + deviation * shift, max(0.0, variance) * deviation**2
-
-
-def first_sample(row: Download, percent: float | None, now: float) -> Sample | None:
-    """What a look teaches, if it is the first one at this download.
-
-    Each download counts once, whatever the look found: to learn only from those that are done
-    would make the pace seem quicker than it is, from those that are not, slower.
+def price(load: float, window: float = 1.0) -> float:
+    """Return the price of a poll in seconds of delay.
 
     Args:
-        row: as it was before the look.
-        percent: what the look found; 100 if it is ready.
-        now: the time of the look.
+        load: the part of the request limit, 0 to 1, that is used.
+        window: PollWindowSeconds. With 0, half a minute passes until the next run on average, and
+            a cheaper poll would save little delay.
     """
-    creation = row.creation
-    if creation is None or creation.accepted_at is None:
-        return None  # its age is unknown
-    if creation.polled_at is not None or row.recreations:
-        return None
-    age = max(1.0, now - creation.accepted_at)
-    if percent is not None and percent >= 100:
-        return Sample(0.0, age)
-    if percent is None or percent < PERCENT_SAYS_SOMETHING:
-        return Sample(age, math.inf)
-    most = age * 100 / max(1.0, percent - PERCENT_NOISE)
-    least = age * 100 / min(100.0, percent + PERCENT_NOISE)
-    return Sample(max(age, least), most)
+    part = min(1.0, max(0.0, (load - IDLE_UP_TO) / (BUSY_FROM - IDLE_UP_TO)))
+    by_load: float = CHEAPEST * (DEAREST / CHEAPEST) ** part
+    return by_load if window else max(CHEAPEST_ONCE_A_MINUTE, by_load)
 
 
-def next_poll(row: Download, percent: float | None, pace: Pace, now: float) -> float:
-    """When to look again.
+class Belief(NamedTuple):
+    """The moments at which a download may be ready.
 
-    The rule is the same whether requests are plenty or scarce: what to spend a scarce one on is
-    for ``plan`` to say.
+    Attributes:
+        ages: of the download, in seconds, ascending.
+        weights: the chance of each; together 1.
+        meaningless: the chance that its percentages mean nothing.
+    """
+
+    ages: Sequence[float]
+    weights: Sequence[float]
+    meaningless: float
+
+
+def next_poll(
+    row: Download, percent: float | None, pace: Pace, poll_price: float, now: float
+) -> float:
+    """Return when to poll a download again.
 
     Args:
-        row: as it was before what has just been learned; ``created_at`` may still be unknown.
-        percent: what was just reported, None if nothing was or nothing of use.
+        row: as it was before the report; its acceptance may still be unknown.
+        percent: what was just reported, None if nothing was.
         pace: how long recent downloads took.
+        poll_price: seconds of delay that a poll is worth.
         now: the time of the report.
     """
     creation = row.creation
     accepted_at = creation.accepted_at if creation else None
     age = 0.0 if accepted_at is None else max(0.0, now - accepted_at)
-    finish = _finish(row.download_type, percent, age, pace)
-    silent = age > 0 and (percent or 0.0) < PERCENT_SAYS_SOMETHING
-    wanted = _worth_a_look(finish, age, LOOK_COSTS_IN_SILENCE if silent else LOOK_COSTS) - age
-    at_least = max(LOOK_AFTER_AT_LEAST, age * AT_LEAST_OF_AGE)
-    if creation and creation.polled_at is not None and _has_stalled(row, percent, now):
-        at_least = max(at_least, now - creation.polled_at)  # no sooner than it was this time
-    at_most = min(LOOK_AFTER_AT_MOST_EVER, max(LOOK_AFTER_AT_MOST, age * AT_MOST_OF_AGE))
-    return now + min(at_most, max(at_least, wanted))
+    reports = []
+    if age > 0:
+        if creation and creation.earlier and accepted_at is not None:
+            reports.append((creation.earlier.at - accepted_at, creation.earlier.percent))
+        reports.append((age, percent or 0.0))
+    prior = pace.fits[row.download_type].of(row.duration_seconds)
+    belief = believe(prior, age, reports)
+    is_silent = age > 0 and belief.meaningless > 0.5
+    if is_silent:
+        poll_price *= SILENT_COSTS
+    gap = _best_age(belief, poll_price) - age
+    if age > 0:  # the belief may be wrong
+        surprise = SURPRISES_AFTER * (poll_price / CHEAPEST) ** 0.35
+        gap = min(gap, max(surprise, age * AT_MOST_OF_AGE if poll_price > 5 else age * 0.05))
+    at_most = min(POLL_AFTER_AT_MOST_EVER, max(POLL_AFTER_AT_MOST, age * AT_MOST_OF_AGE))
+    return now + min(at_most, max(POLL_AFTER_AT_LEAST, age * AT_LEAST_OF_AGE, gap))
 
 
-def plan(rows: Iterable[Download]) -> list[Download]:
+def believe(prior: NormalDist, age: float, reports: Sequence[tuple[float, float]]) -> Belief:
+    """Return the belief about the age at which a download is ready, given that it is not yet.
+
+    Args:
+        prior: of the logarithm of that age.
+        age: of the download, in seconds.
+        reports: ages and the percentages reported then; the last one is of now.
+    """
+    by_pace = _by_pace(prior, age)
+    if not reports or reports[-1][1] < INFORMATIVE_PERCENT:
+        return Belief(by_pace, [1 / _POINTS] * _POINTS, 1.0 if reports else 0.0)
+    ages = _range_of(*reports[-1])
+    weights = _by_percentages(prior, age, ages, reports)
+    # Percentages that mean nothing could be any number.
+    nothing = MEANINGLESS * (NOISE * math.sqrt(2 * math.pi) / 100) ** len(reports)
+    total = sum(weights) + nothing
+    points = sorted(
+        [(at, weight / total) for at, weight in zip(ages, weights, strict=True)]
+        + [(at, nothing / total / _POINTS) for at in by_pace]
+    )
+    return Belief([at for at, _ in points], [weight for _, weight in points], nothing / total)
+
+
+def _by_pace(prior: NormalDist, age: float) -> list[float]:
+    """Return ages of equal chance, later than now, by the pace alone."""
+    before = prior.cdf(math.log(age)) if age > 0 else 0.0
+    left = 1 - before
+    if left < _NOTHING_LEFT:  # the longer it took beyond what was expected, the longer it takes
+        return [age * (1.02 + 0.25 * number / _POINTS) for number in range(_POINTS)]
+    chances = [before + left * (number + 0.5) / _POINTS for number in range(_POINTS)]
+    return [math.exp(prior.inv_cdf(chance)) for chance in chances]
+
+
+def _range_of(age: float, percent: float) -> list[float]:
+    """Return the ages that a percentage allows, whenever the download began."""
+    fastest = min(100.0, percent + 3 * NOISE)
+    begins = [0.0, *(begin for begin, _ in BEGINS if begin < age)]
+    least = min(begin + (age - begin) * 100 / fastest for begin in begins)
+    least = max(age * 1.001, least)
+    most = max(least * 1.05, age * 100 / max(1.0, percent - 3 * NOISE))
+    step = (most / least) ** (1 / (_POINTS - 1))
+    return [least * step**number for number in range(_POINTS)]
+
+
+def _by_percentages(
+    prior: NormalDist, age: float, ages: Sequence[float], reports: Sequence[tuple[float, float]]
+) -> list[float]:
+    """Return the weight of each age: the pace, cut to later than now, times the likelihood."""
+    left = max(1 - prior.cdf(math.log(age)), _NOTHING_LEFT)
+    step = math.log(ages[1] / ages[0])
+    return [prior.pdf(math.log(at)) * step / left * _likelihood(at, reports) for at in ages]
+
+
+def _likelihood(ready_at: float, reports: Sequence[tuple[float, float]]) -> float:
+    """Return how well even progress to that age explains the reports, whenever it began."""
+    likelihood = 0.0
+    for begin, chance in BEGINS:
+        if begin >= ready_at:
+            continue
+        error = 0.0
+        for age, percent in reports:
+            expected = 100 * max(0.0, age - begin) / (ready_at - begin)
+            error += ((percent - expected) / NOISE) ** 2
+        likelihood += chance * math.exp(-min(error, 1400) / 2)
+    return likelihood
+
+
+def _best_age(belief: Belief, poll_price: float) -> float:
+    """Return the age at which a poll costs least: lateness now, and further polls if it is early.
+
+    Polls over a range of equally likely moments cost the root of price and range: that is the
+    price of a poll too early, with the range that is left then.
+    """
+    ages, weights, meaningless = belief
+    rest, moment = 1.0, sum(at * weight for at, weight in zip(ages, weights, strict=True))
+    mean = moment
+    best_cost, best = math.inf, ages[-1]
+    for at, weight in zip(ages, weights, strict=True):
+        rest, moment = rest - weight, moment - at * weight
+        cost = at * (1 - rest) - (mean - moment)
+        if rest > _NOTHING_LEFT:
+            left = _range_left(at, moment / rest, meaningless)
+            cost += rest * (poll_price / 2 + math.sqrt(poll_price * left))
+        if cost < best_cost:
+            best_cost, best = cost, at
+    return best
+
+
+def _range_left(age: float, ready_at: float, meaningless: float) -> float:
+    """Return the range of moments that a poll at that age leaves, if it is not ready by then."""
+    left = max(0.0, 2 * (ready_at - age))
+    expected = age / ready_at * 100
+    if meaningless > 0.5 or expected < INFORMATIVE_PERCENT:
+        return left
+    told = (
+        RANGE_LEFT * NOISE / 100 * ready_at**2 / max(1.0, age - 4.0)
+    )  # by the percentage it brings
+    return min(left, told)
+
+
+def plan(rows: Iterable[Download], start: int = 0) -> list[Download]:
     """Return the due rows in the order in which to send their requests; requests may end first.
 
     Live rows go before those of a backfill. In each lane creates and polls take turns: a poll ends
     a download, but a download takes its time from the create on.
+
+    Args:
+        rows: of any lane and step.
+        start: whose turn it is first; a caller that can send few requests counts it up.
     """
     oldest_first = sorted(rows, key=lambda row: row.due_at or 0.0)
     planned: list[Download] = []
     for lane in Lane:
         creates = [row for row in oldest_first if row.lane is lane and row.step is Step.CREATE]
-        others = [row for row in oldest_first if row.lane is lane and row.step is not Step.CREATE]
-        planned += _in_turns(creates, others)
+        polls = [row for row in oldest_first if row.lane is lane and row.step is not Step.CREATE]
+        planned += _in_turns(creates, polls) if start % 2 == 0 else _in_turns(polls, creates)
     return planned
 
 
+def _in_turns(first: Iterable[Download], second: Iterable[Download]) -> Iterator[Download]:
+    one, other = iter(first), iter(second)
+    while turn := [*islice(one, 1), *islice(other, 1)]:
+        yield from turn
+
+
 def retry_delay(attempts: int, jitter: Callable[[], float]) -> float:
-    """Seconds until a failed step is tried again: within 30 s, doubling to 15 min, full jitter.
+    """Return the seconds until a failed step is tried again.
+
+    Within 30 s, doubling to 15 minutes, with full jitter.
 
     Args:
         attempts: failures before this one.
         jitter: gives a number from 0 to 1.
     """
     return min(RETRY_WITHIN_AT_MOST, RETRY_WITHIN * 2.0 ** min(attempts, 10)) * jitter()
-
-
-def _finish(kind: DownloadType, percent: float | None, age: float, pace: Pace) -> NormalDist:
-    """The logarithm of the whole duration, by the pace and what the percentage adds to it."""
-    prior = pace.durations[kind]
-    if percent is None or percent < PERCENT_SAYS_SOMETHING or age <= 0:
-        return prior
-    percent = min(percent, 99.5)
-    told = age * 100 / percent
-    by_the_rest = (told - age) * math.hypot(UNEVEN, BEGINS_WITHIN / max(age, BEGINS_WITHIN))
-    deviation = math.hypot(by_the_rest, told * PERCENT_NOISE / 100) / told
-    weight_told, weight_prior = deviation**-2, prior.variance**-1
-    total = weight_told + weight_prior
-    mean = (math.log(told) * weight_told + prior.mean * weight_prior) / total
-    return NormalDist(mean, total**-0.5)
-
-
-def _in_turns(creates: Iterable[Download], polls: Iterable[Download]) -> Iterator[Download]:
-    create, poll = iter(creates), iter(polls)
-    while turn := [*islice(create, CREATES_FOR_EACH_POLL), *islice(poll, 1)]:
-        yield from turn
-
-
-def _has_stalled(row: Download, percent: float | None, now: float) -> bool:
-    """Return True if the percentage grew less than half as fast as it had until the last poll."""
-    creation = row.creation
-    if creation is None or creation.accepted_at is None or creation.polled_at is None:
-        return False
-    before = row.percent_complete or 0.0
-    speed = before / max(1.0, creation.polled_at - creation.accepted_at)
-    return (percent or 0.0) - before <= speed / 2 * (now - creation.polled_at)
-
-
-def _done_by(finish: NormalDist, age: float) -> float:
-    return finish.cdf(math.log(age)) if age > 0 else 0.0
-
-
-def _worth_a_look(finish: NormalDist, age: float, costs: float) -> float:
-    """The age at which to look, given that it was not ready at this age.
-
-    A look too early is wasted: what it ``costs``. One that is left out, though it would have
-    found it ready, costs about as much delay as the moment is uncertain: the half of all cases in
-    the middle lie so far apart. The chance at which both weigh the same is the one to look at.
-    """
-    before = _done_by(finish, age)
-    left = 1 - before
-    if left < _NOTHING_LEFT:  # far past what was expected: the longer it took, the longer it takes
-        return age * _OVERDUE_GROWTH
-
-    def by(chance: float) -> float:
-        return math.exp(finish.inv_cdf(before + chance * left))
-
-    return by(costs / (costs + by(0.75) - by(0.25)))

@@ -56,14 +56,16 @@ class Asker(Enum):
 
     OPERATOR = auto()  # a caller waits for the answer: nothing is reserved
     WEBHOOK = auto()
-    POLLER = auto()
+    POLLER = auto()  # for the downloads of today
+    BACKGROUND = auto()  # for a backfill, and to check what is ready
 
 
 class Permits(NamedTuple):
     """The permits of one slot."""
 
     webhooks: int = 0
-    others: int = 0
+    live: int = 0
+    background: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,14 @@ class Allowance:
             available = min(available, self.ceiling - self.ceiling * reserved // self.limit)
         return max(0, available)
 
+    def load(self, asker: Asker) -> float:
+        """Return the part of the limit, 0 to 1, that is used by work as urgent as the asker's.
+
+        The work of today does not depend on how much a backfill uses.
+        """
+        background = sum(permits.background for permits in self.granted.values())
+        return (self.used if asker is Asker.BACKGROUND else self.used - background) / self.limit
+
     def reserved_from(self, asker: Asker) -> int:
         """Return how many permits this asker must not take, because others need them.
 
@@ -154,7 +164,7 @@ class Allowance:
                 return 0
             case Asker.WEBHOOK:
                 return max(0, self.limit // 2 - (self.used - webhooks))
-            case Asker.POLLER:
+            case Asker.POLLER | Asker.BACKGROUND:
                 a_minute = webhooks * 60 / WINDOW
                 reserved = math.ceil(max(self.limit / 50, a_minute))
                 return max(0, min(reserved, self.limit - self.limit // 2 - webhooks))
@@ -162,14 +172,17 @@ class Allowance:
     def grant(self, count: int, asker: Asker) -> Allowance:
         """Return the allowance after ``count`` permits for this asker."""
         start = math.floor(self.now) // SLOT * SLOT
-        webhooks, others = self.granted.get(start, Permits())
-        if asker is Asker.WEBHOOK:
-            webhooks += count
-        else:
-            others += count
+        slot = self.granted.get(start, Permits())
+        match asker:
+            case Asker.WEBHOOK:
+                slot = slot._replace(webhooks=slot.webhooks + count)
+            case Asker.BACKGROUND:
+                slot = slot._replace(background=slot.background + count)
+            case _:
+                slot = slot._replace(live=slot.live + count)
         return replace(
             self,
-            granted={**self.granted, start: Permits(webhooks, others)},
+            granted={**self.granted, start: slot},
             ceiling=max(0, self.ceiling - count),
         )
 

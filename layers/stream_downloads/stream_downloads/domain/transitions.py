@@ -19,6 +19,7 @@ from stream_downloads.domain.download import (
     ErrorCode,
     Lane,
     Reason,
+    Report,
     Status,
     Step,
     Trouble,
@@ -36,6 +37,8 @@ CREATE_SETTLES_AFTER: Final = 30.0
 UNLISTED_GRACE: Final = 60.0
 # A video has to be unknown to Cloudflare for this long before it counts as gone.
 GONE_GRACE: Final = 3_600.0
+# Two reports of progress are compared when the age of the download has grown by this factor.
+COMPARED_OVER: Final = 1.3
 # The pauses before a download that Cloudflare reports as failed is deleted and created again.
 RECREATE_PAUSES: Final = (60.0, 300.0, 900.0)
 # A day of refusals holds about a hundred. With fewer than these, most of the day had no requests,
@@ -200,6 +203,7 @@ def listed_in_progress(
         return fail(row, Reason(ErrorCode.NOT_READY_FOR_A_DAY, message), now)
     if percent is None:
         percent = row.percent_complete or 0.0
+    creation = replace(creation, earlier=_earlier_report(creation, percent, now))
     work = Work(Step.LIST, poll_at)
     row = _in_progress(row, now)
     return replace(row, percent_complete=percent, work=work, creation=creation)
@@ -439,6 +443,14 @@ def _listed(row: Download, now: float) -> Creation:
     """Return the creation of a row after a list that shows it, and so confirms the create."""
     creation = _polled(row, now)
     return replace(creation, accepted_at=creation.accepted_at or creation.sent_at)
+
+
+def _earlier_report(creation: Creation, percent: float, now: float) -> Report:
+    """Return the report that the next one is to be compared with: not too young to tell a speed."""
+    earlier, accepted_at = creation.earlier, creation.accepted_at or creation.sent_at
+    if earlier and now - accepted_at < COMPARED_OVER * (earlier.at - accepted_at):
+        return earlier
+    return Report(now, percent)
 
 
 def _settled(row: Download, now: float) -> float:

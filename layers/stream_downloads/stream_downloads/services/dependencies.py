@@ -6,6 +6,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stream_downloads.adapters import aws
@@ -14,8 +15,9 @@ from stream_downloads.adapters.observability import LogLimit
 from stream_downloads.adapters.secrets import ApiCredentials
 from stream_downloads.adapters.shared_state import Budget, Control, ControlTable
 from stream_downloads.adapters.stream_api import StreamClient
+from stream_downloads.domain import polling
 from stream_downloads.domain.download import DownloadType, download_types
-from stream_downloads.domain.polling import PACE, Pace
+from stream_downloads.domain.pace import PACE, Pace
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.steps import Steps
 
@@ -30,6 +32,7 @@ class Service:
     Attributes:
         download_types: which downloads every ready video gets.
         retention: seconds after which a ready download is deleted; 0 keeps it.
+        price: the price of a poll at a load of the request limit.
         clock: seconds since the epoch, UTC.
         monotonic: seconds, for durations.
         sleep: waits that many seconds.
@@ -42,6 +45,7 @@ class Service:
     gateway: Gateway
     download_types: tuple[DownloadType, ...]
     retention: float = 0.0
+    price: Callable[[float], float] = polling.price
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -76,6 +80,7 @@ class Service:
                 name.strip() for name in os.environ["DOWNLOAD_TYPES"].split(",")
             ),
             retention=float(os.environ["RETENTION_DAYS"]) * 86_400,
+            price=partial(polling.price, window=float(os.environ["POLL_WINDOW_SECONDS"])),
         )
 
     def steps(self) -> Steps:
@@ -84,6 +89,7 @@ class Service:
             downloads=self.downloads,
             gateway=self.gateway,
             retention=self.retention,
+            price=self.price,
             clock=self.clock,
             jitter=self.jitter,
         )

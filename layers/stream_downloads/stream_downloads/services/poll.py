@@ -14,7 +14,8 @@ from stream_downloads.adapters.observability import Metric, described, logger, r
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain.download import MAINTENANCE_QUEUE, Lane, Status, Step, queue_name
-from stream_downloads.domain.polling import PACE, Pace, plan
+from stream_downloads.domain.pace import PACE, Pace
+from stream_downloads.domain.polling import plan
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.steps import Outcome, Verdict
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from stream_downloads.adapters.shared_state import Grant
     from stream_downloads.domain.download import Download, DownloadType
-    from stream_downloads.domain.polling import Sample
+    from stream_downloads.domain.pace import Sample
     from stream_downloads.services.dependencies import Service
     from stream_downloads.services.steps import Change
 
@@ -107,6 +108,7 @@ class Poller:
         self._leased_at = 0.0
         self._stop_at = math.inf
         self._summary = Summary()
+        self._turn = 0
         self._pace = Pace.of({})
         self._pace_version = 0
         self._held_up = USED_UP
@@ -125,6 +127,7 @@ class Poller:
             return self._summary
         self._leased_at = self._clock()
         self._stop_at = self._leased_at + max(window, BUSY_AT_MOST)
+        self._turn = int(self._leased_at // 60)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
         try:
             self._read_pace()
@@ -190,7 +193,7 @@ class Poller:
     def _process(self, due: Sequence[Download], leave: float, now: float) -> bool:
         """Send batches of requests until new rows may be due; return False if none was granted."""
         # No more than one queue can give: beyond that, rows of the other may be more urgent.
-        jobs = _jobs(plan(due))[:ROWS_READ]
+        jobs = _jobs(plan(due, self._turn))[:ROWS_READ]
         worked = False
         while jobs and self._clock() - now < READ_AGAIN_AFTER:
             self._check_time()
@@ -198,13 +201,16 @@ class Poller:
             if not grant.count:
                 break
             self._send_batch(jobs[: grant.count], grant)
+            self._turn += grant.count
             jobs = jobs[grant.count :]
             worked = True
         return worked
 
     def _permit(self, wanted: int, leave: float) -> Grant:
         try:
-            grant = self._service.gateway.permit(wanted, Asker.POLLER, leave=leave)
+            grant = self._service.gateway.permit(
+                wanted, Asker.BACKGROUND if leave else Asker.POLLER, leave=leave
+            )
         except SecretUnavailable as error:
             logger.error("The credentials for Cloudflare cannot be read", extra=described(error))
             raise Stop("the credentials for Cloudflare cannot be read") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,19 +23,23 @@ from stream_downloads.domain.download import (
     is_publishable,
     iso_time,
 )
-from stream_downloads.domain.polling import first_sample, next_poll, retry_delay
+from stream_downloads.domain.pace import first_sample
+from stream_downloads.domain.polling import next_poll, retry_delay
 from stream_downloads.services.gateway import SendAgain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stream_downloads.adapters.downloads_table import Downloads
     from stream_downloads.adapters.shared_state import Grant
     from stream_downloads.adapters.stream_api import DownloadState
     from stream_downloads.domain.download import DownloadType
-    from stream_downloads.domain.polling import Pace, Sample
+    from stream_downloads.domain.pace import Pace, Sample
     from stream_downloads.domain.video import Video
     from stream_downloads.services.gateway import Gateway
+
+# Returns when to poll a row again, after a percentage that was reported now.
+PollAt = Callable[[Download, float | None, float], float]
 
 # How long after it became ready a download is listed again, to see that it is still there.
 RECHECK_AFTER: Final = 7 * 86_400.0
@@ -77,6 +82,7 @@ class Steps:
         downloads: the table.
         gateway: the way to Cloudflare.
         retention: seconds after which a ready download is deleted; 0 keeps it.
+        price: the price of a poll at a load, as `stream_downloads.domain.polling.price`.
         clock: seconds since the epoch.
         jitter: gives a number from 0 to 1.
     """
@@ -84,6 +90,7 @@ class Steps:
     downloads: Downloads
     gateway: Gateway
     retention: float
+    price: Callable[[float], float]
     clock: Callable[[], float]
     jitter: Callable[[], float]
 
@@ -102,8 +109,13 @@ class Steps:
             botocore.exceptions.ClientError, BotoCoreError: the table failed; a row that could not
                 be written is still due.
         """
+        poll_price = self.price(grant.load)
+
+        def poll_at(row: Download, percent: float | None, now: float) -> float:
+            return next_poll(row, percent, pace, poll_price, now)
+
         try:
-            outcome = self._perform(rows, grant, pace, seconds)
+            outcome = self._perform(rows, grant, poll_at, seconds)
         except SendAgain:
             return Outcome(Verdict.NOT_SENT)
         except LostRace:
@@ -113,13 +125,13 @@ class Steps:
         return outcome
 
     def _perform(
-        self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float
+        self, rows: Sequence[Download], grant: Grant, poll_at: PollAt, seconds: float
     ) -> Outcome:
         match rows[0].step:
             case Step.CREATE:
-                return self._create(rows[0], grant, pace, seconds)
+                return self._create(rows[0], grant, poll_at, seconds)
             case Step.LIST | Step.RECHECK:
-                return self._list(rows, grant, pace, seconds)
+                return self._list(rows, grant, poll_at, seconds)
             case Step.GET_VIDEO:
                 return self._get_video(rows, grant, seconds)
             case Step.DELETE:
@@ -129,7 +141,7 @@ class Steps:
 
     # --- the four requests --------------------------------------------------------------------
 
-    def _create(self, row: Download, grant: Grant, pace: Pace, seconds: float) -> Outcome:
+    def _create(self, row: Download, grant: Grant, poll_at: PollAt, seconds: float) -> Outcome:
         before, due_at = row, row.due_at or self.clock()
         row = self.downloads.save(transitions.create_sent(row, self.clock()))
         create = self.gateway.stream.create_download
@@ -145,17 +157,17 @@ class Steps:
             else:
                 after = transitions.create_not_sent(row, due_at)
             return self._saved(verdict, Change(before, after))
-        after = self._created(row, states.get(row.download_type), pace)
+        after = self._created(row, states.get(row.download_type), poll_at)
         return self._saved(Verdict.ANSWERED, Change(before, after))
 
-    def _created(self, row: Download, state: DownloadState | None, pace: Pace) -> Download:
+    def _created(self, row: Download, state: DownloadState | None, poll_at: PollAt) -> Download:
         """Return the row of a create that was accepted; poll at once what is finished already."""
         now = self.clock()
         percent = state.percent_complete if state else None
         finished = state is not None and state.status in ("ready", "error")
-        poll_at = now if finished else next_poll(row, percent, pace, now)
+        first_poll_at = now if finished else poll_at(row, percent, now)
         was_there = finished or bool(percent)
-        return transitions.create_accepted(row, percent, poll_at, now, was_there=was_there)
+        return transitions.create_accepted(row, percent, first_poll_at, now, was_there=was_there)
 
     def _create_failed(self, row: Download, error: CloudflareError | SecretUnavailable) -> Download:
         """Return the row of a create that did not succeed for a reason of its own."""
@@ -173,7 +185,9 @@ class Steps:
             case _:
                 return transitions.create_failed(row, retry_at, reason, now)
 
-    def _list(self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float) -> Outcome:
+    def _list(
+        self, rows: Sequence[Download], grant: Grant, poll_at: PollAt, seconds: float
+    ) -> Outcome:
         uid, step = rows[0].video_uid, rows[0].step
         try:
             states = self.gateway.send(
@@ -187,7 +201,7 @@ class Steps:
             # One list answers for all types of a video, due or not.
             rows = [row for row in self.downloads.of_video(uid) if row.step is step] or rows
         now = self.clock()
-        listed = [Change(row, self._listed(row, states, pace, now)) for row in rows]
+        listed = [Change(row, self._listed(row, states, poll_at, now)) for row in rows]
         outcome = self._saved(
             Verdict.ANSWERED, *(change for change in listed if change.after is not change.before)
         )
@@ -200,7 +214,7 @@ class Steps:
         return outcome._replace(samples=tuple(samples))
 
     def _listed(
-        self, row: Download, states: dict[str, DownloadState], pace: Pace, now: float
+        self, row: Download, states: dict[str, DownloadState], poll_at: PollAt, now: float
     ) -> Download:
         """Return the row that follows from the answer to a list."""
         state = states.get(row.download_type)
@@ -212,8 +226,8 @@ class Steps:
             return transitions.unlisted(row, now)
         if state.status == "error":
             return transitions.listed_failed(row, now)
-        poll_at = next_poll(row, state.percent_complete, pace, now)
-        return transitions.listed_in_progress(row, state.percent_complete, poll_at, now)
+        percent = state.percent_complete
+        return transitions.listed_in_progress(row, percent, poll_at(row, percent, now), now)
 
     def _listed_ready(self, row: Download, url: str, now: float) -> Download:
         if is_publishable(url, *row.key):
