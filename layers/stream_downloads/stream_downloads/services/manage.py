@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from stream_downloads.domain.download import DownloadType, Work
 
-STOP_BEFORE_TIMEOUT: Final = 5.0
+# A call of DynamoDB takes three attempts of three seconds at most.
+STOP_BEFORE_TIMEOUT: Final = 12.0
 QUEUES: Final = (
     *(queue_name(lane, creates=creates) for lane in Lane for creates in (True, False)),
     MAINTENANCE_QUEUE,
