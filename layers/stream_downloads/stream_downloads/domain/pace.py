@@ -1,4 +1,4 @@
-"""How long recent downloads took, learned from the first poll of each. Pure.
+"""Learns how long recent downloads took, from the first poll of each. Pure.
 
 The time from the accepted create to the ready download is taken to be log-normal, and its median
 may grow with the duration of the video. Times are in seconds.
@@ -80,7 +80,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long recent downloads took, by type: the samples, and what follows from them."""
+    """The time that recent downloads took, by type: the samples, and what follows from them."""
 
     samples: Mapping[DownloadType, Sequence[Sample]]
     fits: Mapping[DownloadType, Fit]

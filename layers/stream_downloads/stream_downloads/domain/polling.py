@@ -1,4 +1,4 @@
-"""When to poll a download next, and in which order to send the requests. Pure.
+"""Decides when to poll a download next, and in which order to send the requests. Pure.
 
 Nothing tells anyone when a download becomes ready, and requests are limited. So each poll is
 timed: the belief about the moment follows from the pace of recent downloads and from the
