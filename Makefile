@@ -23,14 +23,9 @@ demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator
 	@$(PYTHON) -m tests.demo
 
 test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit and integration tests with coverage, faults, end to end
-	@# The end-to-end tests mostly wait: the others use the processor meanwhile, as far as it is free.
-	@log=$$(mktemp); trap 'kill $$e2e 2>/dev/null; wait; rm -f $$log' EXIT; trap 'exit 130' INT TERM; \
-	$(PYTHON) -m pytest --numprocesses 3 tests/e2e >$$log 2>&1 & e2e=$$!; \
-	echo "The end-to-end tests run in the background; their results come last."; \
-	nice $(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered \
-		tests/unit tests/integration; failed=$$?; \
-	nice $(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench || failed=$$?; \
-	wait $$e2e || failed=$$?; cat $$log; exit $$failed
+	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	$(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench
+	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, layers, template, known vulnerabilities
 	ruff check .
