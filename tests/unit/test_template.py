@@ -18,7 +18,7 @@ PARAMETERS = {
     "DownloadTypes": "default",
     "CloudflareRequestLimit": 600,
     "CloudflareApiBaseUrl": "https://api.cloudflare.com/client/v4",
-    "PollWindowSeconds": 50,
+    "PollWindowSeconds": 55,
     "ReconcileLookbackHours": 48,
     "RetentionDays": 0,
     "AlarmTopicArn": "",
