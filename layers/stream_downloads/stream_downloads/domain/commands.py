@@ -149,7 +149,7 @@ def command(event: Any) -> Command | LinkCommand:
     """Read the payload of ManageDownloads.
 
     Raises:
-        BadRequest: it is not as the README describes it.
+        BadRequest: it is not as docs/reference.md describes it.
     """
     fields = _fields(
         event,
