@@ -262,14 +262,22 @@ class Lease:
         """Take or renew the lease; return False if another invocation holds it."""
         return self._write(self._seconds)
 
-    def release(self) -> None:
-        """Give the lease back, so that the next invocation need not wait for its end."""
-        self._write(0.0)
+    def release(self, *, completed: bool = False) -> None:
+        """Give the lease back, so that the next invocation need not wait for its end.
 
-    def _write(self, seconds: float) -> bool:
+        With ``completed``, the record keeps the time as ``completed_at``.
+        """
+        self._write(0.0, completed=completed)
+
+    def _write(self, seconds: float, *, completed: bool = False) -> bool:
         record = self._control.read(self._name)
         held = record.now < record.value.get("until", 0.0)
         if held and record.value.get("owner") != self._owner:
             return False
-        value = {"owner": self._owner, "until": record.now + seconds}
+        completed_at = record.now if completed else record.value.get("completed_at")
+        value = {
+            "owner": self._owner,
+            "until": record.now + seconds,
+            "completed_at": completed_at,
+        }
         return self._control.write(self._name, value, record.version)

@@ -28,7 +28,7 @@ from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from stream_downloads.domain.download import DownloadType, Work
 
@@ -127,7 +127,7 @@ def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any
             failed += 1
             details = {"video_uid": uid, "download_type": kind, **described(error)}
             logger.error("A row could not be opened again", extra=details)
-    ended = f"done, but {failed} could not be opened: the log names them" if failed else "done"
+    ended = f"done, but {failed} could not be opened: see the log" if failed else "done"
     return {"retried": count, "ended": ended}
 
 
@@ -140,20 +140,22 @@ def changed(
 
 def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
     """Sum up the stack within the function's time, however many rows there are."""
-    now = service.clock()
-    due = [
-        row.due_at or now
-        for queue in QUEUES
-        for row in islice(service.downloads.due(queue, now, 1), 1)
-    ]
+    oldest = oldest_due(service, QUEUES)
     used, limit, blocked_until = service.gateway.usage()
     return {
         "rows": count_rows(service, remaining),
-        "oldest_due": iso_time(min(due)) if due else None,
+        "oldest_due": iso_time(oldest) if oldest else None,
         "requests_in_five_minutes": used,
         "request_limit": limit,
         "blocked_until": iso_time(blocked_until) if blocked_until else None,
     }
+
+
+def oldest_due(service: Service, queues: Iterable[str]) -> float | None:
+    """Return since when the oldest due row of these queues has been due, None if none is due."""
+    now = service.clock()
+    first = [row for queue in queues for row in islice(service.downloads.due(queue, now, 1), 1)]
+    return min((row.due_at or now for row in first), default=None)
 
 
 def count_rows(service: Service, remaining: Callable[[], float]) -> dict[str, int | dict[str, int]]:

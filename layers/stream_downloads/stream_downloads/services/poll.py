@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stream_downloads.services.dependencies import Service
     from stream_downloads.services.steps import Change
 
+# The record of the control table with the lease, and with the end of the last complete run.
+POLLER_LEASE: Final = "poller-lease"
 BATCH: Final = 16
 REQUEST_SECONDS: Final = 10.0
 # A batch lasts as long as its slowest request, and what it learned must still be written.
@@ -104,7 +106,7 @@ class Poller:
         self._in_parallel = in_parallel
         self._steps = service.steps()
         self._clock = service.clock
-        self._lease = Lease(service.control, "poller-lease", uuid.uuid4().hex, LEASE_SECONDS)
+        self._lease = Lease(service.control, POLLER_LEASE, uuid.uuid4().hex, LEASE_SECONDS)
         self._leased_at = 0.0
         self._stop_at = math.inf
         self._summary = Summary()
@@ -129,13 +131,15 @@ class Poller:
         self._stop_at = self._leased_at + max(window, BUSY_AT_MOST)
         self._turn = int(self._leased_at // 60)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
+        completed = False
         try:
             self._read_pace()
             self._follow(self._leased_at, window)
+            completed = True
         except Stop as stop:
-            self._summary.ended = str(stop)
+            self._summary.ended, completed = str(stop), True
         finally:
-            self._finish()
+            self._finish(completed=completed)
         self._summary.requests = self._service.gateway.sent - sent_before
         record(Metric.OLDEST_DUE, self._summary.oldest_due_seconds)
         return self._summary
@@ -270,10 +274,10 @@ class Poller:
 
     # --- its end ------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
+    def _finish(self, *, completed: bool) -> None:
         """Release the lease and write what was learned; what has been done stands without that."""
         try:
-            self._lease.release()
+            self._lease.release(completed=completed)
             self._write_pace()
             usage = self._service.gateway.usage()
             record(Metric.BUDGET_USED, 100 * usage.used / usage.limit)
