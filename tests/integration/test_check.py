@@ -210,6 +210,24 @@ def test_what_is_wrong_is_found_alone_and_says_what_to_do(world: World, fault: s
     assert fix in found[expected[0]]["fix"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (Fault.UNAUTHORIZED, "credentials"),
+        (Fault.NOT_FOUND, "account"),
+        (Fault.FORBIDDEN, "permission"),
+    ],
+)
+def test_what_cannot_be_checked_for_a_reason_leads_to_it(
+    world: World, fault: Fault, cause: str
+) -> None:
+    refused(world, fault, "list videos")
+    found = findings(world)
+    effects = [name for name in wrong(found) if name != cause]
+    assert {found[name]["fix"] for name in effects} == {f"See the finding {cause}."}
+    assert "Not checked" not in found[cause]["detail"]
+
+
 def test_a_check_writes_nothing_and_asks_cloudflare_three_times(world: World) -> None:
     uid = world.simulator.upload(webhook_delays=())
     sent = len(world.simulator.calls)
@@ -376,7 +394,9 @@ def test_credentials_that_cannot_be_used_are_read_afresh_and_explained(
     assert wrong(found) == ["credentials", *OTHERS]
     assert detail in found["credentials"]["detail"]
     assert fix in found["credentials"]["fix"]
-    assert found["account"]["detail"] == "Not checked: the credentials cannot be used."
+    for name in OTHERS:
+        assert found[name]["detail"] == "Not checked: the credentials cannot be used."
+        assert found[name]["fix"] == "See the finding credentials."
     assert len(world.simulator.calls) == sent
 
 

@@ -90,6 +90,8 @@ STORE_AGAIN: Final = (
     'Invoke RegisterWebhook with {}, or with {"subscribe": false} if another system owns the'
     " subscription: it stores the secret again."
 )
+SEE_CREDENTIALS: Final = "See the finding credentials."
+SEE_ACCOUNT: Final = "See the finding account."
 SEE_PERMISSION: Final = "See the finding permission."
 CHECK_AGAIN: Final = "Check again in a minute."
 OUT_OF_TIME: Final = "the function's time was over"
@@ -135,7 +137,11 @@ class Finding:
 
 
 class NotAsked(Exception):
-    """Cloudflare gave no answer that can be judged; the text says why."""
+    """Cloudflare gave no answer that can be judged; the text says why, `fix` what to do."""
+
+    def __init__(self, reason: str, fix: str = CHECK_AGAIN) -> None:
+        super().__init__(reason)
+        self.fix = fix
 
 
 def check(
@@ -165,13 +171,13 @@ class Questions:
         """Take the parts of the service, and what returns the seconds the function has left."""
         self._gateway = service.gateway
         self._remaining = remaining
-        self._stopped: str | None = None
+        self._stopped: NotAsked | None = None
         self._answers: dict[str, Any] = {}
 
-    def stop(self, reason: str) -> NotAsked:
-        """Ask no more; return the exception that gives the reason."""
-        self._stopped = reason
-        return NotAsked(reason)
+    def stop(self, reason: str, fix: str = CHECK_AGAIN) -> NotAsked:
+        """Ask no more; return the exception that says why, and what to do."""
+        self._stopped = NotAsked(reason, fix)
+        return self._stopped
 
     def ask(self, call: Callable[..., Result], *args: object, **kwargs: object) -> Result | Refused:
         """Return the answer to a request, or the refusal.
@@ -180,6 +186,8 @@ class Questions:
             NotAsked: there is no answer that can be judged.
         """
         name = call.__name__
+        if self._stopped:
+            raise self._stopped
         if name not in self._answers:
             try:
                 self._answers[name] = self._send(call, *args, **kwargs)
@@ -191,8 +199,6 @@ class Questions:
         return answer
 
     def _send(self, call: Callable[..., Result], *args: object, **kwargs: object) -> object:
-        if self._stopped:
-            raise NotAsked(self._stopped)
         if self._remaining() < REQUEST_SECONDS + STOP_BEFORE_TIMEOUT:
             raise self.stop(OUT_OF_TIME)
         try:
@@ -244,7 +250,7 @@ class Inspection:
         try:
             detail, fix = judge()
         except NotAsked as reason:
-            detail, fix = not_checked(str(reason))
+            detail, fix = not_checked(str(reason), reason.fix)
         except Exception as error:  # noqa: BLE001 - one check that fails hides no other
             details = described(error)
             logger.error("A check failed", extra={"check": name, **details})
@@ -257,7 +263,7 @@ class Inspection:
         try:
             self._service.gateway.reread_credentials()
         except SecretUnavailable as error:
-            self._questions.stop("the credentials cannot be used")
+            self._questions.stop("the credentials cannot be used", SEE_CREDENTIALS)
             problem = str(error)
             return f"{problem}.", next(fix for part, fix in SECRET_FIXES if part in problem)
         refusal = self._refusal_to_list()
@@ -265,7 +271,7 @@ class Inspection:
             return "The secret can be read, and Cloudflare accepts the credentials in it.", None
         if not is_about_credentials(refusal):
             return "The secret can be read, and has the form of credentials.", None
-        self._questions.stop("Cloudflare does not accept the credentials")
+        self._questions.stop("Cloudflare does not accept the credentials", SEE_CREDENTIALS)
         return f"Cloudflare does not accept the credentials: {answer_of(refusal)}.", NEW_TOKEN
 
     def _account(self) -> Verdict:
@@ -273,14 +279,14 @@ class Inspection:
         if refusal is None:
             return "Cloudflare lists the videos of the account.", None
         if refusal.kind is RefusalKind.CREDENTIALS:
-            return not_checked("Cloudflare refuses to list the account's videos", SEE_PERMISSION)
-        self._questions.stop("Cloudflare does not know the account")
+            return not_checked("Cloudflare refuses to list the videos", SEE_PERMISSION)
+        self._questions.stop("Cloudflare does not know the account", SEE_ACCOUNT)
         return f"Cloudflare does not know the account: {answer_of(refusal)}.", OTHER_ACCOUNT
 
     def _permission(self) -> Verdict:
         refusal = self._refusal_to_list()
         if refusal:
-            self._questions.stop("Cloudflare refuses to list the account's videos")
+            self._questions.stop("Cloudflare refuses to list the videos", SEE_PERMISSION)
             return f"Cloudflare refuses to list the videos: {answer_of(refusal)}.", PERMIT
         create = self._stream.create_download
         answer = self._questions.ask(create, NO_VIDEO, DownloadType.DEFAULT)
