@@ -82,6 +82,10 @@ class Smoke:
             Failed: the stack is not proven.
         """
         self.ends_at = self.monotonic() + TOTAL
+        self.say(
+            "This takes two to ten minutes, and sends 20 to 60 requests to Cloudflare that the"
+        )
+        self.say("stack's CloudflareRequestLimit does not count.")
         self.check()
         self.prove()
         try:
