@@ -84,6 +84,11 @@ def a_link_is_given(deployed: Deployed) -> None:
     assert deployed.cloudflare.fetch(deployed.manage("link", uid)["url"]) == 200
 
 
+def the_installation_is_checked(deployed: Deployed) -> None:
+    findings = {each["check"]: each for each in deployed.manage("check")["findings"]}
+    assert findings["signing_secret"]["ok"], findings["signing_secret"]
+
+
 def a_new_secret_is_stored(deployed: Deployed) -> None:
     outbox = deployed.cloudflare.outbox
     before, after = outbox.subscription, outbox.rotate_secret(deployed.cloudflare.clock())
@@ -160,6 +165,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
         "ReadControl": the_stack_is_summed_up,
         "WriteControl": a_link_is_given,
         "ReadCredentials": cold("ManageDownloads", a_link_is_given),
+        "ReadWebhookSecret": the_installation_is_checked,
     },
     "AnnounceDownloads": {"PutEvents": an_end_is_announced},
     "RegisterWebhook": {

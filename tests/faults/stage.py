@@ -329,12 +329,11 @@ class Stage:
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
         """One command; its answer, None if none came."""
+        parsed: Any = commands.command(command)
         return self._invoke(
             "manage",
             MANAGE_SECONDS,
-            lambda function: manage(
-                function.service, commands.command(command), lambda: MANAGE_SECONDS
-            ),
+            lambda function: manage(function.service, parsed, lambda: MANAGE_SECONDS),
         )
 
     def register(self) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 CUSTOMER_HOST = "customer-m033z5x00ks6nunl.cloudflarestream.com"
 FILE_NAMES = {"default": "default.mp4", "audio": "audio.m4a"}
+# How an MP4 begins.
+FILE_HEAD = b"\0\0\0\x14ftypisom\0\0\0\0isom"
 LONGEST_LIVE_RECORDING_SECONDS = 4 * 3600.0
 
 # From the share that is done to the share that is reported, both 0 to 1.
@@ -34,12 +36,14 @@ class Upload:
 
     ``webhook_delays`` has one entry for each time the webhook is sent, counted from the moment it
     is due: ``()`` loses it, ``(0, 60)`` sends it twice. None leaves it to the simulator's habit.
+    ``downloads`` is what ``meta`` says about them, None for nothing.
     ``claims`` are laid over what is said of a download, as ``{"default": {"status": "paused"}}``.
     """
 
     duration_seconds: float = 30.0
     creator: str | None = None
     name: str = "clip.mp4"
+    downloads: object = None
     private: bool = False
     live_input: str | None = None
     encode_seconds: float = 0.0
@@ -133,6 +137,8 @@ class Video:
         """Cloudflare's word for where the video stands."""
         if now >= self.encoded_at:
             return "error" if self.upload.error_code else "ready"
+        if math.isinf(self.upload.encode_seconds):
+            return "pendingupload"
         return "live-inprogress" if self.upload.live_input else "inprogress"
 
     def why_no_download(self, download_type: str, now: float) -> str | None:
@@ -190,6 +196,7 @@ class Video:
                 "name": upload.name,
                 "relativePath": "null",
                 "type": "video/mp4",
+                **({} if upload.downloads is None else {"downloads": upload.downloads}),
             },
             "created": timestamp(self.created_at),
             "modified": timestamp(min(now, self.encoded_at)),

@@ -58,6 +58,11 @@ class FixedCredentials:
             raise SecretUnavailable("secret arn: it cannot be read")
         return {"Authorization": f"Bearer {self.in_memory}"}
 
+    def reread(self) -> None:
+        """As `stream_downloads.adapters.secrets.ApiCredentials.reread`."""
+        self.refresh()
+        self.headers()
+
     def refresh(self) -> bool:
         """As `stream_downloads.adapters.secrets.ApiCredentials.refresh`."""
         self.reads += 1
