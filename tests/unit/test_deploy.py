@@ -99,13 +99,12 @@ class Cloud:
         """Update the stack, and return the exit code of ``sam deploy``."""
         if self.failing and (code := self.failing.pop(0)) is not None:
             return code
-        before = by_name(self.table) if self.template else None
+        before = by_name(self.table)
         self.template = template
         after = by_name(self.table)
-        if before is not None:
-            assert len(before.keys() ^ after.keys()) <= 1, "one creation or deletion in an update"
-            for name in before.keys() & after.keys():
-                assert before[name] == after[name], "no change of an index"
+        assert len(before.keys() ^ after.keys()) <= 1, "one creation or deletion in an update"
+        for name in before.keys() & after.keys():
+            assert before[name] == after[name], "no change of an index"
         keys = [*self.table["KeySchema"], *(key for i in after.values() for key in i["KeySchema"])]
         defined = [attribute["AttributeName"] for attribute in self.table["AttributeDefinitions"]]
         assert sorted(defined) == sorted({key["AttributeName"] for key in keys})
@@ -147,7 +146,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> Ran:
 @pytest.fixture
 def deployed(ran: Ran, tmp_path: Path, cloud: Cloud) -> Cloud:
     """Have a stack of version 0.1, and the present version built."""
-    assert not ran
+    assert not ran  # the fixture has replaced the root
     built = tmp_path / ".aws-sam/build/template.yaml"
     built.parent.mkdir(parents=True)
     built.write_text(json.dumps(NEW), encoding="utf-8")
