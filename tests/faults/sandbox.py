@@ -54,6 +54,7 @@ class Sandbox:
         plan: the blow that falls on one of its calls.
         pause: called before each I/O call with the sandbox and the call's name.
         calls: the names of the I/O calls so far.
+        first_calls: the numbers of those that were the first of an invocation.
         throttled_until: until when the last 429 that came through wants silence.
     """
 
@@ -69,6 +70,7 @@ class Sandbox:
         self.plan = plan
         self.pause = pause
         self.calls: list[str] = []
+        self.first_calls: set[int] = set()
         self.alive = True
         self.throttled_until: float | None = None
 
@@ -97,9 +99,13 @@ class Sandbox:
         raise _failure(name, blow)
 
 
-def possible_blows(name: str) -> Iterator[Blow]:
-    """What is tried on an I/O call of that name."""
-    yield from DEADLY
+def possible_blows(name: str, *, first: bool) -> Iterator[Blow]:
+    """Yield what is tried on an I/O call of that name.
+
+    A process that is killed before a call is one that is killed after the call before: what it did
+    in between is gone with it. So only the first call of an invocation needs both.
+    """
+    yield from DEADLY if first else (Blow.KILLED_AFTER,)
     yield Blow.NOT_SENT  # of a table and of a secret: refused, or throttled
     if name.startswith("Cloudflare"):
         yield Blow.ANSWER_LOST_UNDONE

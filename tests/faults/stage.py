@@ -345,6 +345,7 @@ class Stage:
     ) -> Result | None:
         """Run a function once, as Lambda does: what it says is a log, how it fails is too."""
         function = self.function(name)
+        function.sandbox.first_calls.add(len(function.sandbox.calls))
         began, result = self.clock(), None
         try:
             with self.overheard():

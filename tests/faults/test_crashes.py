@@ -33,8 +33,9 @@ def every_plan(scenario: Scenario) -> Iterator[Plan]:
     scenario.act(stage)
     stage.invariants.check()
     for sandbox, calls in calls_of(stage).items():
+        first_calls = stage.functions[sandbox].sandbox.first_calls
         for number in range(len(before.get(sandbox, ())), len(calls)):
-            for blow in possible_blows(calls[number]):
+            for blow in possible_blows(calls[number], first=number in first_calls):
                 if blow in scenario.only:
                     yield Plan(sandbox, number, blow)
 

@@ -445,6 +445,7 @@ class LaggingWorld(World):
     downloads_type = Lagging
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("lag", [1, 2, 3, 10, 40])
 @pytest.mark.parametrize("window", [0.0, 50.0])
 def test_an_index_that_lags_behind_causes_no_second_create(
@@ -508,6 +509,7 @@ def test_a_run_whose_lease_was_taken_over_ends() -> None:
     assert world.poll(timeout=600).ended == "another run has taken over"
 
 
+@pytest.mark.no_cover
 def test_a_long_run_renews_its_lease() -> None:
     world = World(arriving=True)
     other = Lease(world.control, "poller-lease", "another", 600.0)
@@ -553,6 +555,7 @@ def test_a_run_that_begins_without_time_sends_nothing() -> None:
     assert world.simulator.calls == []
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("window", [0.0, 50.0])
 def test_more_due_than_the_allowance_is_worked_off_oldest_first_within_the_limit(
     window: float,
@@ -621,6 +624,7 @@ def test_maintenance_leaves_half_of_the_limit() -> None:
     assert world.budget.take(100, Asker.POLLER).count == 100 - 2 - 40
 
 
+@pytest.mark.no_cover
 def test_an_account_that_others_use_up_is_not_pushed_over_its_limit() -> None:
     world = World(limit=600)
     for _ in range(10):
@@ -639,6 +643,7 @@ def test_an_account_that_others_use_up_is_not_pushed_over_its_limit() -> None:
 # --- The pace
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("window", [0.0, 50.0])
 def test_a_busy_run_ends_within_its_minute(window: float) -> None:
     world = World(limit=60_000, latency=1.0)
@@ -668,6 +673,7 @@ def test_the_log_tells_the_whole_story_of_a_video(monkeypatch: pytest.MonkeyPatc
     assert steps[-1] == "ready, next recheck"
 
 
+@pytest.mark.no_cover
 def test_a_backfill_does_not_hold_up_the_end_of_a_retention() -> None:
     world = World(retention=DAY)
     uid = wanted(world, generation_seconds=5.0)

@@ -87,6 +87,7 @@ def test_a_poll_once_a_minute_has_a_price_floor() -> None:
 # --- When to poll
 
 
+@pytest.mark.no_cover
 @given(
     age=AGES,
     percent=st.none() | PERCENTAGES,
@@ -117,6 +118,7 @@ def test_nonsense_leads_to_an_ordinary_poll(age: float, percent: float, earlier:
     assert math.isfinite(at)
 
 
+@pytest.mark.no_cover
 @given(age=st.floats(0.1, 24 * HOUR), reports=st.lists(PERCENTAGES, max_size=2))
 @pytest.mark.parametrize("pace", [NormalDist(4.1, 1.2), NormalDist(0.0, 0.15)])
 def test_a_belief_is_a_distribution_over_what_is_still_to_come(
@@ -131,6 +133,7 @@ def test_a_belief_is_a_distribution_over_what_is_still_to_come(
     assert 0 <= belief.meaningless <= 1
 
 
+@pytest.mark.no_cover
 @given(age=st.floats(0.0, HOUR), percent=PERCENTAGES, pace=st.sampled_from(PACES))
 def test_a_dearer_poll_is_never_sent_sooner(age: float, percent: float, pace: Pace) -> None:
     polls = [next_poll(in_progress(), percent, pace, each, NOW + age) for each in PRICES]
@@ -194,6 +197,7 @@ PROGRESS: dict[str, Callable[[float], float | None]] = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", PROGRESS)
 @pytest.mark.parametrize("pace", PACES[::2])
 @pytest.mark.parametrize("poll_price", PRICES)
