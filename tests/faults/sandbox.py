@@ -1,4 +1,4 @@
-"""A function's sandbox of which every I/O call can be counted, cut short or held up."""
+"""Run a function in a sandbox that counts, cuts short or delays each I/O call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 
 class Blow(StrEnum):
-    """What can happen to one I/O call."""
+    """A failure of one I/O call."""
 
     KILLED_BEFORE = "killed before it"
     KILLED_AFTER = "killed after it"
@@ -115,7 +115,7 @@ def possible_blows(name: str, *, first: bool) -> Iterator[Blow]:
 
 
 def _failure(name: str, blow: Blow) -> Exception:
-    """What the library raises."""
+    """Return the error that the library would raise."""
     if not name.startswith("Cloudflare"):
         if blow is Blow.NOT_SENT:
             said = {"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}
@@ -130,7 +130,7 @@ class Gated:
     """A table or a client of which every call is an I/O call of a sandbox."""
 
     def __init__(self, sandbox: Sandbox, name: str, inner: Any, actors: list[str]) -> None:
-        """``actors``: where the sandbox's name stands while it does something."""
+        """Take ``actors``, the list that holds the sandbox's name during each call."""
         self._sandbox = sandbox
         self._name = name
         self._inner = inner
@@ -161,13 +161,13 @@ class _Worker:
 
 
 class Turns:
-    """Several things at once, one I/O call at a time, in an order that somebody chooses.
+    """Several things at once, one I/O call at a time, in the order of ``choose``.
 
     Each runs in a thread of its own, and only one of the threads ever runs.
     """
 
     def __init__(self, choose: Callable[[int], int]) -> None:
-        """``choose``: of so many, the number of the one that goes on."""
+        """Take ``choose``, which returns the number of the next of so many workers."""
         self._choose = choose
         self._mine = threading.local()
         self._given_back = threading.Semaphore(0)
@@ -183,7 +183,7 @@ class Turns:
             workers = [worker for worker in workers if not worker.is_done]
 
     def pause(self, _sandbox: Sandbox, _call: str) -> None:
-        """Before each I/O call: whose turn is it?"""
+        """Wait, before each I/O call, for this worker's turn."""
         if (worker := getattr(self._mine, "worker", None)) is not None:
             self._given_back.release()
             worker.turn.acquire()
@@ -201,7 +201,7 @@ class Turns:
 def at_the_same_time(
     clock: VirtualClock,
 ) -> Callable[[Callable[[Sequence[Download]], Outcome], Sequence[Sequence[Download]]], Any]:
-    """``map`` of which all calls begin at the same time; the slowest makes the end."""
+    """Return a ``map`` whose calls all begin at the same time and end with the slowest."""
 
     def in_parallel(do: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
         began, ended, outcomes = clock.now, clock.now, []

@@ -1,4 +1,4 @@
-"""What a run of the poller costs follows from what is due, not from the size of the table."""
+"""Check that a poller run costs by the due rows, not by the size of the table."""
 
 from __future__ import annotations
 

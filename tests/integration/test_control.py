@@ -1,4 +1,4 @@
-"""The control table: the same tests on DynamoDB, as the template has it, and in memory."""
+"""Test the control table on DynamoDB, as the template has it, and in memory."""
 
 from __future__ import annotations
 

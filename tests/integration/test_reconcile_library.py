@@ -1,4 +1,4 @@
-"""What no webhook told of is found: the last hours, and the whole library."""
+"""Find videos without a webhook: in the last hours, and in the whole library."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reconcile(
     seconds: Iterator[float] | None = None,
     known: Known | None = None,
 ) -> dict[str, Any]:
-    """One run that looks back 48 hours; ``seconds`` gives what is left each time it is asked.
+    """Run once with a look-back of 48 hours; ``seconds`` returns the time left.
 
     Without it, the time is over after many more pages than a test has, so that no test hangs.
     """
@@ -186,7 +186,7 @@ def test_over_a_page_of_videos_within_a_second_is_walked_through(
 
 
 @pytest.mark.parametrize("backfill", [True, False])
-def test_over_a_page_of_videos_at_one_instant_is_skipped_aloud(
+def test_over_a_page_of_videos_at_one_instant_is_skipped_with_a_warning(
     *, backfill: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(limit=1000)

@@ -1,4 +1,4 @@
-"""The guarantee: in no rolling five minutes more requests than the limit, whatever happens.
+"""Check that no five minutes hold more requests than the limit, whatever happens.
 
 Several functions take from one budget and send, with every delay that can come in between, and
 with clocks that do not agree. None of many random schedules may break the guarantee. To show that
@@ -40,7 +40,7 @@ START = 1_800_000_000.0 + SLOT - 1
 
 @dataclass(frozen=True)
 class Delays:
-    """How long each step of an attempt takes, in seconds, and how its table's clock goes."""
+    """The seconds that each step of an attempt takes, and its table's clock."""
 
     until_read: float = 0.0
     until_write: float = 0.0
@@ -106,11 +106,11 @@ class Function:
         return self.record
 
     def read(self, _name: str) -> Record:
-        """As `stream_downloads.adapters.shared_state.Control.read`."""
+        """Do as `stream_downloads.adapters.shared_state.Control.read`."""
         return self.record
 
     def write(self, _name: str, value: Mapping[str, Any], version: int) -> bool:
-        """As `stream_downloads.adapters.shared_state.Control.write`."""
+        """Do as `stream_downloads.adapters.shared_state.Control.write`."""
         if version != self.table.version and not self.table.ignores_conflicts:
             self.read_again()
             return False
@@ -129,7 +129,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Breakage:
-    """What is broken in the way that the functions use the table."""
+    """The faults in the way that the functions use the table."""
 
     ignores_conflicts: bool = False
     by_own_clock: bool = False
@@ -206,13 +206,13 @@ class Timeline:
 def run(
     schedule: Schedule, broken: Breakage = Breakage()
 ) -> tuple[list[Sent], list[tuple[float, float]]]:
-    """What is sent, in order, and when the gate is closed, until when."""
+    """Return the sent requests in order, and from when until when the gate is closed."""
     timeline = Timeline(schedule, broken)
     return sorted(timeline.sent, key=lambda requests: requests.at), timeline.blocks
 
 
 def most_in_five_minutes(sent: Sequence[Sent]) -> int:
-    """The most requests within any rolling five minutes."""
+    """Return the most requests within any rolling five minutes."""
     window: deque[Sent] = deque()
     most = 0
     for requests in sent:

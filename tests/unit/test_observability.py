@@ -1,4 +1,4 @@
-"""What is logged and counted, and what is never logged."""
+"""Test the log lines and the metrics, and that no secret is logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From webhook to URL, run by run: the real handler, the real poller, a simulated Cloudflare."""
+"""Test the handler and the poller against a simulated Cloudflare, from webhook to URL."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def row_of(world: World, uid: str, kind: DownloadType = DEFAULT) -> Download:
 
 
 def wanted(world: World, **upload: Any) -> str:
-    """A video that is ready, and an intent that nothing was done about."""
+    """Upload a video that is ready and record its intent alone; return its id."""
     uid = world.simulator.upload(webhook_delays=(), **upload)
     world.downloads.add(due(requested(uid), world.clock()))
     return uid
@@ -219,7 +219,7 @@ def test_a_create_that_cloudflare_keeps_losing_is_tried_less_and_less_often() ->
 )
 @pytest.mark.parametrize("call", ["create download", "list downloads"])
 @pytest.mark.parametrize("nothing_created", ["empty", "not found"])
-def test_what_passes_delays_and_nothing_else(
+def test_a_passing_failure_delays_a_download_and_changes_nothing_else(
     faults: list[Fault], call: str, nothing_created: Any
 ) -> None:
     world = World(download_types=BOTH)
@@ -388,7 +388,7 @@ class PoisonedWorld(World):
     [
         lambda: ClientError({"Error": {"Code": "ValidationException"}}, "PutItem"),
         lambda: ConnectTimeoutError(endpoint_url="https://dynamodb"),
-        lambda: RuntimeError("nobody foresaw this"),
+        lambda: RuntimeError("unforeseen"),
         RecursionError,
     ],
 )
@@ -743,7 +743,7 @@ def test_a_download_that_is_not_done_teaches_that_downloads_take_longer() -> Non
     assert sample.longer_than >= 4 * MINUTE
 
 
-def test_a_pace_that_somebody_else_wrote_meanwhile_stands() -> None:
+def test_a_pace_that_another_run_wrote_meanwhile_stands() -> None:
     world = World()
     wanted(world, generation_seconds=1.0)
     world.poll()

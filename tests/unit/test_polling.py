@@ -1,4 +1,4 @@
-"""When to poll next, and in which order: properties that hold however it is tuned."""
+"""Test when to poll next, and in which order: properties that hold however it is tuned."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float, poll_price: 
 
 
 def test_the_time_in_the_queue_does_not_count_as_slowness() -> None:
-    """4 % after 20 s may have begun 18 s ago or 4 s ago: two reports tell."""
+    """Learn from two reports whether 4 % after 20 s began 18 s ago or 4 s ago."""
     late = next_poll(polled(NOW + 20, 4.0), 20.0, IGNORANT, 13.0, NOW + 26) - NOW
     assert late < 80, "20 + 96 % at 16 points in 6 s are 56 s; by age alone 130 s"
 

@@ -1,4 +1,4 @@
-"""Is it from Cloudflare? The catalogue of what is, what is not, and why not."""
+"""Test which signatures are authentic, and why others are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client makes of every fault of the catalogue: one table."""
+"""Test the client with every fault of the catalogue."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def client(simulator: StreamSimulator, clock: VirtualClock) -> StreamClient:
 
 
 def failed(error: CloudflareError) -> tuple[RefusalKind | None, bool, float | None]:
-    """What an error tells whoever has to decide."""
+    """Return the kind of an error and whether the request may have been done."""
     if isinstance(error, Refused):
         return error.kind, error.ambiguous, error.retry_after
     return None, error.ambiguous, None

@@ -1,4 +1,4 @@
-"""What a video says: the catalogue of what can be read, what cannot, and why not."""
+"""Test which descriptions of a video can be read, and why others cannot."""
 
 from __future__ import annotations
 
