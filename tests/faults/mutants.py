@@ -5,7 +5,8 @@
 
 The unchanged tests run first: all must pass, and each tells its time and the lines that it reaches.
 Then the process forks for every mutant: the child changes the loaded code, and runs the tests that
-reach the changed line, quick ones first, until one fails. Nothing is written to disk.
+reach the changed line, quick ones first, until one fails. Nothing is written to disk. With a mutant
+no test runs that took over a second.
 
 A test that needs ten times its usual time of the processor has failed. A change that cannot be
 applied, or that makes a test wait for ever, is not caught: both are listed like a survivor. Ends
@@ -55,6 +56,10 @@ TESTS: Final = (
     *(f"--ignore-glob=*/test_{name}.py" for name in ("*template", "simulator", "readme_shell")),
     "--ignore-glob=*/test_observability.py",
 )
+
+
+# Of the processor: a slower test is not run with the mutants, of which each survivor runs them all.
+QUICK_SECONDS: Final = 1.0
 
 
 class Attempt(NamedTuple):
@@ -138,7 +143,8 @@ class Mutants:
             if file == mutant.file and (line in lines or not in_function)
             for test in tests
         }
-        tests = self.quick_first([item for item in items if item.nodeid in reached])
+        quick = [item for item in items if self.seconds[item.nodeid] < QUICK_SECONDS]
+        tests = self.quick_first([item for item in quick if item.nodeid in reached])
         return Attempt(mutant.file, f"{mutant.place}\n    {mutant.diff()}", mutant.apply, tests)
 
     def run(self, attempts: Sequence[Attempt]) -> dict[int, str]:

@@ -12,6 +12,8 @@ import boto3
 import pytest
 import pytest_socket
 from moto import mock_aws
+from moto.dynamodb.models import dynamodb_backends
+from moto.secretsmanager.models import secretsmanager_backends
 
 from stream_downloads.adapters.secrets import ApiCredentials
 from stream_downloads.adapters.shared_state import Budget, ControlTable
@@ -28,19 +30,30 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 API_TOKEN = "an-api-token"
+MOTOS_ACCOUNT = "123456789012"
 WEBHOOK_SECRET = "a-signing-secret"
 
 
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[None]:
+    """Put moto in place of AWS once: that takes longer than most tests."""
+    with mock_aws():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def aws() -> Iterator[None]:
+def aws(_moto: None) -> None:
     """Give the test its own AWS account, with the template's tables and secrets."""
     pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
-    with mock_aws():
-        for table in ("DownloadsTable", "ControlTable"):
-            _client("dynamodb").create_table(**table_schema(table))
-        _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
-        _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
-        yield
+    tables = dynamodb_backends[MOTOS_ACCOUNT]["us-east-1"].tables
+    for schema in (table_schema("DownloadsTable"), table_schema("ControlTable")):
+        if table := tables.get(schema["TableName"]):
+            table.items.clear()
+        else:  # not made yet, or a test has deleted it
+            _client("dynamodb").create_table(**schema)
+    secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].secrets.clear()
+    _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
+    _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
 
 
 @pytest.fixture

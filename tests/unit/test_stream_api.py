@@ -285,7 +285,6 @@ def test_without_time_nothing_is_sent(seconds: float) -> None:
     with pytest.raises(NotReached) as caught:
         client(pool).create_download(UID, None, seconds=seconds)
     assert not caught.value.ambiguous
-    assert not caught.value.ambiguous
     assert pool.asked == []
 
 
