@@ -509,7 +509,6 @@ def test_a_run_whose_lease_was_taken_over_ends() -> None:
     assert world.poll(timeout=600).ended == "another run has taken over"
 
 
-@pytest.mark.no_cover
 def test_a_long_run_renews_its_lease() -> None:
     world = World(arriving=True)
     other = Lease(world.control, "poller-lease", "another", 600.0)
