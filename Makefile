@@ -23,8 +23,8 @@ demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator
 	@$(PYTHON) -m tests.demo
 
 test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit and integration tests with coverage, faults, end to end
-	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
-	$(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
 	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities

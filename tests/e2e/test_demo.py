@@ -1,4 +1,4 @@
-"""The demo, as somebody without a terminal runs it."""
+"""Run the demo without a terminal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def in_the_repository() -> set[str]:
 
 
 def left_behind(scratch: Path) -> list[str]:
-    """The files in that directory, and the processes that know it."""
+    """Return the files in that directory, and the processes that know it."""
     return [str(path) for path in scratch.iterdir()] + [
         str(process)
         for process in Path("/proc").glob("[0-9]*")

@@ -1,4 +1,4 @@
-"""Nothing that the tests or the demo start outlives them."""
+"""Check that nothing that the tests or the demo start outlives them."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def another_subscribes(world: World) -> None:
     world.simulator.outbox.subscribe(FOREIGN, world.clock())
 
 
-def nobody_is_subscribed(world: World) -> None:
+def no_receiver_is_subscribed(world: World) -> None:
     world.simulator.outbox.subscription = None
 
 
@@ -378,7 +378,7 @@ DENIED = "AccessDeniedException"
         ('{"api_token": "t\\n"}', None, None, "line break", 'Store {"api_token": "…"}'),
     ],
 )
-def test_credentials_that_cannot_be_used_are_read_afresh_and_explained(
+def test_credentials_that_cannot_be_used_are_read_again_and_explained(
     world: World, stored: str | None, code: str | None, message: str, detail: str, fix: str
 ) -> None:
     secrets: Any = SecretsManager()

@@ -1,4 +1,4 @@
-"""Builds and deploys the real template with the real ``sam``, onto the emulator."""
+"""Build the real template with the real ``sam`` and deploy it on the emulator."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Stack:
 
     @property
     def webhook_url(self) -> str:
-        """``WebhookUrl`` as it can be reached: the output is what AWS would call it."""
+        """Return ``WebhookUrl`` with the emulator's address in place of AWS's."""
         identifier = self.outputs["WebhookUrl"].removeprefix("https://").partition(".")[0]
         return f"{self.endpoint}/_aws/lambda-url/{identifier}/"
 
     def physical_id(self, logical_id: str) -> str:
-        """What a resource of the template is called here."""
+        """Return the physical id of a resource of the template."""
         answer = self.client("cloudformation").describe_stack_resource(
             StackName=STACK, LogicalResourceId=logical_id
         )
@@ -53,7 +53,7 @@ class Stack:
         return name
 
     def log(self, function: str) -> list[dict[str, Any]]:
-        """The log of a function, by its name in the template, such as ``PollDownloads``.
+        """Return the log of a function, by its name in the template, such as ``PollDownloads``.
 
         Only what it logs, not its metrics nor the lines of Lambda itself, the oldest first.
         """
@@ -83,7 +83,7 @@ class Stack:
         return self.invoke_as(output, payload)[0]
 
     def invoke_as(self, output: str, payload: Mapping[str, Any]) -> tuple[Any, str]:
-        """As :meth:`invoke`; with the answer, the request's id, which is in the function's log."""
+        """Do as :meth:`invoke`; return the request's id, too, which is in the function's log."""
         answer = self.client("lambda").invoke(
             FunctionName=self.outputs[output], Payload=json.dumps(payload).encode()
         )

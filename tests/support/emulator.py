@@ -1,4 +1,4 @@
-"""A local AWS to deploy on: starts the emulator, and ends it without a trace."""
+"""Start a local AWS to deploy on, and end it without a trace."""
 
 from __future__ import annotations
 

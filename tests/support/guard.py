@@ -1,4 +1,4 @@
-"""Run a command that ends, with all that it started, as soon as nobody wants it any more.
+"""Run a command that ends, with all that it started, together with its caller.
 
 The guard is a process between the one that wants the command and the command. It holds one end of
 a pipe; when the other end closes, on purpose or because its owner died, however it died, the guard

@@ -1,4 +1,4 @@
-"""Payloads that the functions accept and refuse."""
+"""Test the payloads that the functions accept and refuse."""
 
 from __future__ import annotations
 

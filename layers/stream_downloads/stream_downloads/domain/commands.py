@@ -25,7 +25,7 @@ class BadRequest(ValueError):
     """The payload is not valid. Nothing was changed."""
 
     def __init__(self, wrong: str) -> None:
-        """``wrong`` says what is wrong and what to send instead."""
+        """Keep ``wrong``, which says what is wrong and what to send instead."""
         super().__init__(f"{wrong}. Nothing was changed.")
 
 
