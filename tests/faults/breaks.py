@@ -7,7 +7,7 @@ notice. That proves them: a search that finds nothing means something.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
@@ -83,10 +83,12 @@ _missing = Recorder.missing
 _verify = receive.verify
 
 
-def one_row_is_enough(self: Recorder, uids: Iterable[str]) -> dict[str, list[DownloadType]]:
+def one_row_is_enough(
+    self: Recorder, wanted: Mapping[str, Sequence[DownloadType]]
+) -> dict[str, list[DownloadType]]:
     """Take a video with one row for complete."""
-    missing = _missing(self, uids)
-    return {uid: kinds for uid, kinds in missing.items() if len(kinds) == len(self.download_types)}
+    missing = _missing(self, wanted)
+    return {uid: kinds for uid, kinds in missing.items() if len(kinds) == len(wanted[uid])}
 
 
 def published_by_a_create(

@@ -232,9 +232,12 @@ class Invariants:
     # --- how it ends --------------------------------------------------------------------------
 
     def answered_webhook(self, status: int, lacking: Iterable[str]) -> None:
-        """1. A 200 means that the intent is durable: ``lacking`` are the types without a row."""
-        if status == 200 and (types := list(lacking)):
-            self.breaks(1, f"200, and no row for {types}")
+        """1. A 200 means that the intent is durable: ``lacking`` are the types without a row.
+
+        With ``VideoEvents`` it also means that the bus has the webhook, or else ``event`` lacks.
+        """
+        if status == 200 and (missing := list(lacking)):
+            self.breaks(1, f"200, and there is no {missing}")
 
     def ended(self, what: str, seconds: float, at_most: float) -> None:
         """11. Nothing outlives its deadline."""

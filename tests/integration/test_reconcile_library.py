@@ -14,7 +14,7 @@ from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain import transitions, video
 from stream_downloads.domain.download import Download, DownloadType, Lane, Status
-from stream_downloads.domain.library import PAGE, NoTimes
+from stream_downloads.domain.library import PAGE, RECENT_VIDEOS, NoTimes
 from stream_downloads.domain.video import VideoPage
 from stream_downloads.services import reconcile as reconcile_service
 from stream_downloads.services import record as record_service
@@ -263,6 +263,8 @@ def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World
     assert videos_with_rows(world) == set(uids)
     assert second["videos_seen"] < 2 * PAGE
     assert world.control.read(LOOK_BACK).value["completed_at"] == began_at
+    assert reconcile(world)["videos_seen"] == RECENT_VIDEOS + 1  # and what is within a second
+    world.clock.now += HOUR
     assert reconcile(world)["videos_seen"] == 3 * PAGE  # the last hours from their beginning
 
 

@@ -34,12 +34,14 @@ class Upload:
 
     ``webhook_delays`` has one entry for each time the webhook is sent, counted from the moment it
     is due: ``()`` loses it, ``(0, 60)`` sends it twice. None leaves it to the simulator's habit.
+    ``downloads`` is what ``meta`` says about them, None for nothing.
     ``claims`` are laid over what is said of a download, as ``{"default": {"status": "paused"}}``.
     """
 
     duration_seconds: float = 30.0
     creator: str | None = None
     name: str = "clip.mp4"
+    downloads: object = None
     private: bool = False
     live_input: str | None = None
     encode_seconds: float = 0.0
@@ -190,6 +192,7 @@ class Video:
                 "name": upload.name,
                 "relativePath": "null",
                 "type": "video/mp4",
+                **({} if upload.downloads is None else {"downloads": upload.downloads}),
             },
             "created": timestamp(self.created_at),
             "modified": timestamp(min(now, self.encoded_at)),

@@ -25,6 +25,7 @@ os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 
 
 from stream_downloads.services.receive import receive
+from stream_downloads.services.register import OWNER, REGISTRATION
 
 WEBHOOK_URL = "https://receive.lambda-url.us-east-1.on.aws/"
 
@@ -119,6 +120,7 @@ class World:
         self.webhook_service = self.make_service(limit, download_types, retention, seed + 1)
         self.secrets = FixedSecrets(self.simulator)
         self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock())
+        self.control.write(REGISTRATION, {"position": OWNER}, 0)
         if arriving:
             self.clock.next_event = lambda: self.simulator.next_webhook_at
             self.clock.happen = self.deliver_webhooks

@@ -55,7 +55,7 @@ def _holds(condition: Any, values: dict[str, str]) -> bool:
         case {"Fn::Not": [inner]}:
             return not _holds(inner, values)
         case {"Fn::Equals": [{"Ref": name}, value]}:
-            return bool(values[name] == value)
+            return values[name] == str(value)
     raise NotImplementedError(condition)
 
 
@@ -127,7 +127,7 @@ def test_sam_adds_no_policy_that_the_template_does_not_tell_of(function: str) ->
 
 def test_a_schedule_invokes_its_function_and_no_other() -> None:
     schedules = of_type(deployed(), "AWS::Scheduler::Schedule")
-    assert len(schedules) == 2
+    assert len(schedules) == 3
     for schedule in schedules.values():
         target = schedule["Properties"]["Target"]
         role = deployed()[target["RoleArn"]["Fn::GetAtt"][0]]["Properties"]

@@ -20,8 +20,10 @@ from stream_downloads.domain.video import Unusable, Video, parse_webhook
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.steps import Verdict
+from stream_downloads.services.video_events import pass_on
 
 if TYPE_CHECKING:
+    from stream_downloads.adapters.event_bus import EventBus
     from stream_downloads.adapters.function_url import Delivery
 
 # The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
@@ -38,14 +40,25 @@ OUR_FAULT: Final = (
 STALE: Final = (UnauthenticReason.TOO_OLD, UnauthenticReason.TOO_NEW)
 
 
-def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) -> dict[str, Any]:
-    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that."""
+def receive(
+    service: Service,
+    secrets: SigningSecrets,
+    event: dict[str, Any],
+    bus: EventBus | None = None,
+) -> dict[str, Any]:
+    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that.
+
+    With a bus, 200 only once the bus has the webhook, too.
+    """
     now = service.clock()
     try:
         delivery = function_url.unwrap(event)
         verify(delivery, secrets, now)
         video = parse_webhook(delivery.body)
-        rows = record_intent(service, video, now)
+        try:
+            rows = record_intent(service, video, now)
+        finally:  # other systems hear of the video even if our own tables fail
+            passed_on = pass_on(bus, video, delivery.body)
     except BadTransport as refusal:
         return refuse(service, refusal.status, "bad_transport", refusal)
     except Unauthentic as refusal:
@@ -57,10 +70,11 @@ def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) ->
     except OUR_FAULT as error:
         return answer(500, "failed", error)
     logger.append_keys(video_uid=video.uid)
-    if video.state == "error":
-        return answer(200, "video_failed")
-    create_at_once(service, rows)
-    return answer(200, "recorded" if rows else "already_known")
+    outcome = "video_failed"
+    if video.state == "ready":
+        create_at_once(service, rows)
+        outcome = "recorded" if rows else "already_known"
+    return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
 
 def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
@@ -78,7 +92,8 @@ def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
 
 def record_intent(service: Service, video: Video, now: float) -> list[Download]:
     """Write down what the webhook means; return the rows that this opened."""
-    downloads, types = service.downloads, service.download_types
+    downloads, types = service.downloads, video.wanted(service.download_types)
+    intents.warn_of_unknown_downloads(video)
     if video.state == "ready":
         return intents.video_is_ready(downloads, video, types, now)
     intents.video_has_failed(downloads, video, types, now)
