@@ -21,7 +21,7 @@ from stream_downloads.domain import download, signature, transitions
 from stream_downloads.domain.download import Download, DownloadType, Lane
 from stream_downloads.domain.request_budget import Allowance
 from stream_downloads.domain.video import Video
-from stream_downloads.services import receive
+from stream_downloads.services import receive, video_events
 from stream_downloads.services.poll import REQUEST_SECONDS, Poller
 from stream_downloads.services.record import Recorder
 from stream_downloads.services.steps import PollAt, Steps
@@ -125,6 +125,13 @@ BREAKS: Final = (
         receive.record_intent,
         lambda *_: [],
         crash("webhook"),
+    ),
+    broken(
+        1,
+        "a webhook is answered although the bus did not take it",
+        video_events.pass_on,
+        lambda *_: True,
+        crash("webhook that is passed on"),
     ),
     broken(
         2,
