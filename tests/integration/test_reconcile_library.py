@@ -306,6 +306,17 @@ def test_a_video_is_found_within_an_hour_of_being_ready_however_long_it_encodes(
     assert world.simulator.counts()["get video"] == (seconds > 3 * HOUR)
 
 
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_the_record_of_an_earlier_version_is_understood(world: World, *, interrupted: bool) -> None:
+    began_at = world.clock()
+    rest = {"began_at": began_at, "start": began_at, "is_whole": True} if interrupted else None
+    kept = {"completed_at": began_at, "whole_at": began_at, "interrupted": rest}
+    world.control.write(LOOK_BACK, kept, 0)
+    (uid,) = upload(world, 1, apart=1)
+    reconcile_hourly(world, 1)
+    assert videos_with_rows(world) == {uid}
+
+
 def test_a_video_that_fails_or_vanishes_after_a_long_time_is_asked_for_once(world: World) -> None:
     reconcile(world)
     upload(world, 1, apart=1, encode_seconds=50 * HOUR, error_code="ERR_NON_VIDEO")

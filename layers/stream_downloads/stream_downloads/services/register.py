@@ -113,10 +113,10 @@ def refresh(
     Without an earlier registration this asks nothing. What fails is logged, and tried again by
     the next run of the schedule.
     """
-    position = service.control.read(REGISTRATION).value.get("position")
-    if position is None:
-        return {"result": "not registered"}
     try:
+        position = service.control.read(REGISTRATION).value.get("position")
+        if position is None:
+            return {"result": "not registered"}
         found = service.gateway.ask(service.gateway.stream.get_webhook, seconds=CALL_SECONDS)
         if found is None or (position == OWNER and not is_same_url(found, webhook_url)):
             details = {"position": position, "notification_url": found and found.notification_url}
