@@ -72,9 +72,11 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
         "DownloadTypes": "default,audio",
         "PollWindowSeconds": "2",
         "ReconcileLookbackHours": "24",
+        "ReconcileMinutes": "1440",
         "RetentionDays": "1",
         "SnapStart": "PublishedVersions",
         "Tracing": "Active",
+        "VideoEvents": "true",
         "WebhookConcurrency": "20",
     }
     with (

@@ -16,11 +16,13 @@ import sys
 import time
 from collections import Counter
 
+from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import DownloadType, Status
 from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import DEADLY, Plan
 from tests.faults.stage import Stage
 from tests.simulator import PROGRESS, Fault, Upload, Webhook, unreliable
+from tests.support.secrets_manager import refusal
 
 # A 429 closes the gate for minutes and a refused token ends the run: with as many of them as of
 # the other faults nothing but waiting would be tried. (And 20 MiB take the time of real copying.)
@@ -38,7 +40,12 @@ class Week:
 
     def __init__(self, videos: int, share: float, days: float, seed: int) -> None:
         self.chance = random.Random(seed)  # noqa: S311
-        self.stage = Stage(limit=600, seed=seed)
+        self.minutes = self.chance.choice([1, 60])
+        self.stage = Stage(limit=600, seed=seed, video_events=True, period=self.minutes * 60.0)
+        if self.chance.random() < 0.5:
+            self.stage.be_guest()
+        else:
+            self.stage.register()
         self.stage.poison()
         self.stage.simulator.faults.at_random(share, seed=seed, among=FAULTS)
         self.stage.simulator.habit = unreliable(seed, lost=0.1, twice=0.2, late_seconds=600.0)
@@ -55,8 +62,10 @@ class Week:
         while self.stage.clock() < self.ends + 3600.0:
             self.minute()
             minutes += 1
-            if minutes % 60 == 0:
+            if minutes % self.minutes == 0:
                 self.stage.reconcile()
+            if minutes % 5 == 0:
+                self.stage.register(Registration.REFRESH)
             if minutes % 1440 == 0:
                 self.say_how_far()
 
@@ -86,7 +95,12 @@ class Week:
         self.stage.clock.sleep(60 - self.stage.clock() % 60)
 
     def strike(self) -> None:
-        """Kill a function now and then, at one of its I/O calls."""
+        """Let the bus fail now and then, and kill a function in the middle of its work."""
+        assert self.stage.events
+        fails = self.chance.random() < 0.05
+        self.stage.events.failure = refusal("InternalException") if fails else None
+        if self.chance.random() < 0.001:
+            self.stage.rotate_signing_secret()
         if self.chance.random() < 0.1:
             name = self.chance.choice(["receive", "poll", "reconcile"])
             self.stage.functions.pop(name, None)
@@ -126,6 +140,7 @@ class Week:
             private=chance.random() < 0.2,
             has_audio=chance.random() > 0.02,
             error_code="ERR_NON_VIDEO" if chance.random() < 0.02 else None,
+            downloads=chance.choice([None] * 8 + ["none", "audio"]),
             failing_creates={"default": chance.choice([1, 2, 5])} if chance.random() < 0.05 else {},
             noise=3.0,
         )
@@ -161,6 +176,8 @@ def main() -> int:
         "requests while faulty": requests,
         "faulty requests": f"{faulty} ({faulty / requests:.0%})",
         "kinds of fault": len({fault for _, fault in stage.simulator.faults.history}),
+        "ReconcileMinutes": week.minutes,
+        "webhooks passed on": len(stage.events.taken) if stage.events else 0,
         "functions killed": stage.deaths,
         "429s heard": round(stage.metrics["GateClosed"]),
         "most requests in five minutes": f"{stage.invariants.most_requests} of {stage.limit}",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from stream_downloads.domain.download import DownloadType, Status
 from stream_downloads.domain.transitions import RECREATE_PAUSES
+from stream_downloads.domain.video import META_DOWNLOADS
 from tests.faults.stage import BOTH, Stage
 from tests.simulator import Upload
 
@@ -16,6 +17,12 @@ NOT_RECORDED = None
 
 def fates(upload: Upload, kind: DownloadType) -> set[Status | None]:
     """Return the possible ends of a download of this video, if no command deletes it."""
+    wanted = META_DOWNLOADS.get(str(upload.downloads), BOTH)
+    return ends(upload, kind) | (set() if kind in wanted else {NOT_RECORDED})  # or by hand
+
+
+def ends(upload: Upload, kind: DownloadType) -> set[Status | None]:
+    """Return the possible ends of a download of this video that is wanted."""
     if upload.error_code:
         return {Status.ERROR, NOT_RECORDED}  # if its webhook was lost, it has no row
     fails = upload.failing_creates.get(kind, 0) > len(RECREATE_PAUSES)

@@ -232,9 +232,12 @@ class Invariants:
     # --- how it ends --------------------------------------------------------------------------
 
     def answered_webhook(self, status: int, lacking: Iterable[str]) -> None:
-        """Check invariant 1: after a 200 no type is ``lacking`` its row."""
-        if status == 200 and (types := list(lacking)):
-            self.breaks(1, f"200, and no row for {types}")
+        """Check invariant 1: after a 200 no type is ``lacking`` its row.
+
+        With ``VideoEvents`` it also means that the bus has the webhook, or else ``event`` lacks.
+        """
+        if status == 200 and (missing := list(lacking)):
+            self.breaks(1, f"200, and there is no {missing}")
 
     def ended(self, what: str, seconds: float, at_most: float) -> None:
         """Check invariant 11: nothing outlives its deadline."""

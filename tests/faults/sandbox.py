@@ -110,7 +110,7 @@ def possible_blows(name: str, *, first: bool) -> Iterator[Blow]:
     if name.startswith("Cloudflare"):
         yield Blow.ANSWER_LOST_UNDONE
         yield Blow.ANSWER_LOST
-    elif name.endswith((".add", ".save", ".write", "put_secret_value")):
+    elif name.endswith((".add", ".save", ".write", "put_events", "put_secret_value")):
         yield Blow.ANSWER_LOST
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import Status
 from tests.faults.sandbox import DEADLY, Blow, Sandbox
 from tests.faults.stage import BOTH, Stage
@@ -26,7 +27,7 @@ class Scenario:
     prepare: Callable[[Stage], None]
     act: Callable[[Stage], list[Webhook]]
     ends: Status = Status.READY
-    stage: dict[str, float] = field(default_factory=dict)
+    stage: dict[str, float | bool] = field(default_factory=dict)
     only: tuple[Blow, ...] = tuple(Blow)
 
 
@@ -217,6 +218,33 @@ def signing_secret_rotates(stage: Stage) -> list[Webhook]:
     return receive_all(stage, on_its_way) + deliver(stage)
 
 
+def the_secret_of_the_owner_rotates(stage: Stage) -> list[Webhook]:
+    """Let the owner pass requests on: one from before, and one right after the secret is stored."""
+    stage.be_guest()
+    stage.simulator.upload()
+    on_its_way = stage.simulator.due_webhooks()
+    stage.rotate_signing_secret()
+    stage.simulator.upload()
+    stage.register(Registration.REFRESH)
+    return receive_all(stage, on_its_way) + deliver(stage)
+
+
+def videos_that_say_what_they_want(stage: Stage) -> None:
+    """Prepare a stack without webhooks, and videos that want other downloads than all."""
+    stage.reconcile()
+    for said in ("none", "default,audio"):
+        stage.simulator.upload(webhook_delays=(), downloads=said)
+    stage.simulator.upload(webhook_delays=(), encode_seconds=30)
+
+
+def reconcile_every_minute(stage: Stage) -> list[Webhook]:
+    """Reconcile twice, a minute apart."""
+    for _ in range(2):
+        stage.reconcile()
+        stage.clock.sleep(60)
+    return []
+
+
 def api_token_rotates(stage: Stage) -> list[Webhook]:
     """Rotate the API token while functions are warm."""
     ready_downloads(stage)
@@ -240,6 +268,7 @@ def receive_all(stage: Stage, webhooks: list[Webhook]) -> list[Webhook]:
 
 SCENARIOS = {
     "webhook": Scenario(nothing, webhook),
+    "webhook that is passed on": Scenario(nothing, webhook, stage={"video_events": True}),
     "redelivery during a create": Scenario(nothing, redelivery_during_a_create),
     "poll with both types": Scenario(videos_in_every_step, poll),
     "poll with a window": Scenario(videos_in_every_step, poll_with_a_window, only=DEADLY),
@@ -260,6 +289,10 @@ SCENARIOS = {
     "drift": Scenario(download_that_vanished, drift),
     "reconcile page": Scenario(library_without_webhooks, reconcile),
     "backfill page": Scenario(backfill_begun, backfill),
+    "reconcile every minute": Scenario(
+        videos_that_say_what_they_want, reconcile_every_minute, stage={"period": 60.0}
+    ),
+    "guest": Scenario(ready_downloads, the_secret_of_the_owner_rotates),
     "signing secret rotates": Scenario(nothing, signing_secret_rotates),
     "API token rotates": Scenario(nothing, api_token_rotates),
 }

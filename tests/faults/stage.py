@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads.adapters import observability
 from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.event_bus import EventBus
 from stream_downloads.adapters.secrets import (
     ApiCredentials,
     SecretUnavailable,
@@ -29,21 +30,23 @@ from stream_downloads.adapters.secrets import (
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain import commands, download, transitions
-from stream_downloads.domain.commands import BadRequest, PollCommand
+from stream_downloads.domain.commands import BadRequest, PollCommand, Registration
 from stream_downloads.domain.download import Download, DownloadType
-from stream_downloads.domain.video import Video
+from stream_downloads.domain.video import Video, parse_webhook
 from stream_downloads.services.dependencies import RecentPace, Service
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import QUEUES, manage
 from stream_downloads.services.poll import Poller
 from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
+from stream_downloads.services.record import Known
 from stream_downloads.services.register import register
 from stream_downloads.services.waker import Waker
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
 from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
 from tests.support.clock import VirtualClock
+from tests.support.event_bus import Events
 from tests.support.memory import MemoryControl, MemoryDownloads
 from tests.support.secrets_manager import SecretsManager
 from tests.support.template import REFERENCES
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+OWNERS_URL = "https://owner.example.com/hook"
 BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
 API_SECRET = REFERENCES["CloudflareSecretArn"]
 POISON = "no uid of Cloudflare's"
@@ -145,7 +149,7 @@ class LambdaService:
         self.claims: list[str] = []
 
     def start_poller(self, claim: str) -> None:
-        """As `stream_downloads.services.waker.start_poller`."""
+        """Do as `stream_downloads.services.waker.start_poller`."""
         self.claims.append(claim)
 
 
@@ -157,6 +161,8 @@ class Function:
     service: Service
     secrets_manager: Any
     secrets: SigningSecrets
+    bus: EventBus | None
+    known: Known
 
 
 class Stage:
@@ -168,6 +174,8 @@ class Stage:
         plan: the one blow that falls.
         pause: called before each I/O call of each sandbox, with its name: what others do then.
         skew: by how many seconds the poller's clock is wrong.
+        video_events: ``VideoEvents``.
+        period: ``ReconcileMinutes``, in seconds.
         seed: of everything that is left to chance.
     """
 
@@ -179,11 +187,15 @@ class Stage:
         plan: Plan | None = None,
         pause: Callable[[Sandbox, str], None] | None = None,
         skew: float = 0.0,
+        video_events: bool = False,
+        period: float = 3600.0,
         seed: int = 0,
     ) -> None:
         self.clock = VirtualClock()
         self.limit, self.retention, self.plan, self.skew = limit, retention, plan, skew
         self.pause = pause
+        self.period = period
+        self.events = Events() if video_events else None
         self.chance = random.Random(seed)  # noqa: S311
         self.simulator = WatchedSimulator(clock=self.clock, seed=seed)
         self.simulator.heard = self._hear_cloudflare
@@ -210,6 +222,12 @@ class Stage:
         secret = self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock()).secret
         self.invariants.secrets.add(secret)
         self.secrets_manager.store(SIGNING_SECRET, {"webhook_secret": secret})
+
+    def be_guest(self) -> None:
+        """Have another system subscribe, which passes all requests on unchanged."""
+        secret = self.simulator.outbox.subscribe(OWNERS_URL, self.clock()).secret
+        self.invariants.secrets.add(secret)
+        self.register(Registration.GUEST)
 
     def rotate_signing_secret(self) -> None:
         """Let Cloudflare sign with another secret from now on."""
@@ -264,19 +282,26 @@ class Stage:
             jitter=self.chance.random,
         )
         signing_secrets = SigningSecrets(secrets_manager, SIGNING_SECRET, self.clock)
-        return Function(sandbox, service, secrets_manager, signing_secrets)
+        events: Any = Gated(sandbox, "events", self.events, self._actors)
+        bus = EventBus(events, "bus") if self.events else None
+        return Function(sandbox, service, secrets_manager, signing_secrets, bus, Known())
 
     def receive(self, webhook: Webhook, name: str = "receive") -> int | None:
         """Deliver one webhook; return the status of the answer, None if none came."""
         event = function_url_event(webhook.body, webhook.headers)
         signed_with = webhook.headers["Webhook-Signature"].rpartition("sig1=")[2]
         self.invariants.secrets.add(signed_with)
+        told = len(self.events.taken) if self.events else 0
         answer = self._invoke(name, RECEIVE_SECONDS, lambda function: _receive(function, event))
         self.invariants.secrets.discard(signed_with)
         status = int(answer["statusCode"]) if answer else None
         if status is not None:
             there = {row.download_type for row in self.downloads.of_video(webhook.video_uid)}
-            self.invariants.answered_webhook(status, [kind for kind in BOTH if kind not in there])
+            wanted = parse_webhook(webhook.body).wanted(BOTH)
+            lacking: list[str] = [kind for kind in wanted if kind not in there]
+            if self.events and len(self.events.taken) == told:
+                lacking.append("event")
+            self.invariants.answered_webhook(status, lacking)
         while self.pause is None and self.lambda_service.claims:
             self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
         return status
@@ -322,9 +347,13 @@ class Stage:
         self._invoke(
             "reconcile",
             RECONCILE_SECONDS,
-            lambda function: Run(function.service, lambda: ends_at - self.clock(), map).reconcile(
-                LOOKBACK_SECONDS, since
-            ),
+            lambda function: Run(
+                function.service,
+                lambda: ends_at - self.clock(),
+                map,
+                function.known,
+                period=self.period,
+            ).reconcile(LOOKBACK_SECONDS, since),
         )
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
@@ -336,12 +365,12 @@ class Stage:
             lambda function: manage(function.service, parsed, lambda: MANAGE_SECONDS),
         )
 
-    def register(self) -> None:
-        """Subscribe, or fix the subscription."""
+    def register(self, registration: Registration = Registration.SUBSCRIBE) -> None:
+        """Subscribe, be a guest, or fix either."""
 
         def run(function: Function) -> None:
             store = partial(store_signing_secret, function.secrets_manager, SIGNING_SECRET)
-            register(function.service, WEBHOOK_URL, store, force=False)
+            register(function.service, WEBHOOK_URL, store, registration)
 
         self._invoke("register", MANAGE_SECONDS, run)
 
@@ -433,6 +462,8 @@ class Stage:
             again: the webhooks that Cloudflare sends once more, for want of a 200.
         """
         self.simulator.faults.clear()
+        if self.events:
+            self.events.failure = None
         self.secrets_manager.fail(None)
         began = self.clock()
         reconciliations = [began + 600.0, began + 4200.0]
@@ -473,4 +504,4 @@ def call_of(url: str) -> str:
 
 
 def _receive(function: Function, event: dict[str, Any]) -> dict[str, Any]:
-    return receive(function.service, function.secrets, event)
+    return receive(function.service, function.secrets, event, function.bus)

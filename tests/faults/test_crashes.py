@@ -65,7 +65,10 @@ def wrong_ends(stage: Stage, wanted: Status) -> Iterator[str]:
     """Yield a line for each download that ended wrongly or cost too many creates."""
     for uid in stage.simulator.videos:
         rows = {row.download_type: row for row in stage.downloads.of_video(uid)}
-        for kind in BOTH:
+        says_none = stage.simulator.videos[uid].upload.downloads == "none"
+        if says_none and (rows or (uid, "default") in stage.invariants.leaves):
+            yield f"{uid} wants no download, and has {list(rows)}"
+        for kind in () if says_none else BOTH:
             row = rows.get(kind)
             if row is None or row.status is not wanted:
                 yield f"{kind} of {uid} ended as {row and row.status}"

@@ -47,7 +47,7 @@ CHECKS = [
 
 @pytest.fixture
 def world() -> World:
-    """A stack that has been running, and has just polled and reconciled."""
+    """Return a stack that has been running, and has just polled and reconciled."""
     world = World()
     Run(world.service, lambda: 600.0, map).reconcile(48 * 3600, None)
     world.poll()
@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], list[str], str, str]] = {
         "Stream: Edit",
     ),
     "no subscription": (
-        nobody_is_subscribed,
+        no_receiver_is_subscribed,
         ["subscription"],
         "to nobody. The reconciliation finds new videos, every 60 minutes.",
         "Invoke RegisterWebhook with {}. Or deploy with ReconcileMinutes from 1 to 5",

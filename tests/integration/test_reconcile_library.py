@@ -14,7 +14,7 @@ from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain import transitions, video
 from stream_downloads.domain.download import Download, DownloadType, Lane, Status
-from stream_downloads.domain.library import PAGE, NoTimes
+from stream_downloads.domain.library import PAGE, RECENT_VIDEOS, NoTimes
 from stream_downloads.domain.video import VideoPage
 from stream_downloads.services import reconcile as reconcile_service
 from stream_downloads.services import record as record_service
@@ -266,6 +266,8 @@ def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World
     assert videos_with_rows(world) == set(uids)
     assert second["videos_seen"] < 2 * PAGE
     assert world.control.read(LOOK_BACK).value["completed_at"] == began_at
+    assert reconcile(world)["videos_seen"] == RECENT_VIDEOS + 1  # and what is within a second
+    world.clock.now += HOUR
     assert reconcile(world)["videos_seen"] == 3 * PAGE  # the last hours from their beginning
 
 
@@ -305,6 +307,17 @@ def test_a_video_is_found_within_an_hour_of_being_ready_however_long_it_encodes(
     reconcile_hourly(world, 1)
     assert videos_with_rows(world) == {uid}
     assert world.simulator.counts()["get video"] == (seconds > 3 * HOUR)
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_the_record_of_an_earlier_version_is_understood(world: World, *, interrupted: bool) -> None:
+    began_at = world.clock()
+    rest = {"began_at": began_at, "start": began_at, "is_whole": True} if interrupted else None
+    kept = {"completed_at": began_at, "whole_at": began_at, "interrupted": rest}
+    world.control.write(LOOK_BACK, kept, 0)
+    (uid,) = upload(world, 1, apart=1)
+    reconcile_hourly(world, 1)
+    assert videos_with_rows(world) == {uid}
 
 
 def test_a_video_that_fails_or_vanishes_after_a_long_time_is_asked_for_once(world: World) -> None:

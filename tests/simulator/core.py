@@ -386,7 +386,7 @@ class StreamSimulator:
         return success(None)
 
     def _file(self, request: Request) -> Response:
-        """The head of a download's file."""
+        """Return the head of a download's file."""
         status = self.fetch(f"https://{CUSTOMER_HOST}{request.path}")
         body = FILE_HEAD if status == 200 else b""
         return Response(status, body, {"content-type": "video/mp4"})

@@ -27,6 +27,7 @@ os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 
 
 from stream_downloads.services.receive import receive
+from stream_downloads.services.register import OWNER, REGISTRATION
 
 BY_HAND = PollCommand()
 SCHEDULED = PollCommand(scheduled=True)
@@ -135,6 +136,7 @@ class World:
         self.webhook_service = self.make_service(limit, download_types, retention, seed + 1)
         self.secrets = FixedSecrets(self.simulator)
         self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock())
+        self.control.write(REGISTRATION, {"position": OWNER}, 0)
         if arriving:
             self.clock.next_event = self._next_event
             self.clock.happen = self._happen

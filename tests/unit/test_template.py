@@ -19,6 +19,8 @@ PARAMETERS = {
     "CloudflareRequestLimit": 600,
     "CloudflareApiBaseUrl": "https://api.cloudflare.com/client/v4",
     "PollWindowSeconds": 55,
+    "ReconcileMinutes": 60,
+    "VideoEvents": "false",
     "ReconcileLookbackHours": 48,
     "RetentionDays": 0,
     "AlarmTopicArn": "",
@@ -138,8 +140,9 @@ def test_the_description_of_a_version_never_gets_too_long() -> None:
         "CloudflareSecretArn": 100 + len("-AbCdEf"),
         "CloudflareApiBaseUrl": template()["Parameters"]["CloudflareApiBaseUrl"]["MaxLength"],
         "DownloadTypes": len("default,audio"),
-        "SnapStart": len("snap"),
-        "Tracing": len("Active"),
+        "SnapStart": 1,
+        "Tracing": 1,
+        "VideoEvents": 1,
     }
     for name in ("CloudflareRequestLimit", "RetentionDays", "PollWindowSeconds"):
         longest[name] = len(str(template()["Parameters"][name]["MaxValue"]))
