@@ -87,7 +87,7 @@ def write_setup(stage: Stage) -> Path:
     lines = [
         "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN AWS_CA_BUNDLE",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
-        'export NO_PROXY="127.0.0.1,$NO_PROXY" no_proxy="127.0.0.1,$no_proxy"',
+        'export NO_PROXY="127.0.0.1,${NO_PROXY:-}" no_proxy="127.0.0.1,${no_proxy:-}"',
         f'play() {{ PYTHONPATH={shlex.quote(str(REPOSITORY))} {program} "$@"; }}',
     ]
     file = stage.aws.directory / "playground.sh"
