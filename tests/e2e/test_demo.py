@@ -112,7 +112,7 @@ class Playground:
         return subprocess.Popen(
             ["sh", "-c", "\n".join([self.setup, *commands])],
             cwd="/",
-            env=os.environ | HOSTILE | {"HOME": os.environ["HOME"]},  # whose tools may live there
+            env=HOSTILE | {"PATH": "/usr/bin:/bin"},  # without the AWS CLI, most likely
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

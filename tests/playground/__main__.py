@@ -51,8 +51,8 @@ def show_guide(screen: Screen, stage: Stage) -> None:
     screen.show(f"  . {write_setup(stage)}", "cyan")
     show_commands(screen)
     screen.tell(
-        "\nplay guide shows these commands again, play --help what else there is. Whatever calls"
-        " AWS in that terminal, such as the AWS CLI, calls the local one. Below is what happens.\n"
+        "\nplay guide shows these commands again, play --help what else there is. The AWS"
+        " CLI calls the local AWS in that terminal. Below is what happens.\n"
     )
 
 

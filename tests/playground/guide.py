@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 import textwrap
 from typing import TYPE_CHECKING
@@ -42,7 +41,13 @@ curl -i "$WEBHOOK_URL" -d "$body" \\
   -H "Webhook-Signature: time=$at,sig1=${sig##* }"
 """,
     ),
-    ("Read the table, as a consumer does", "play table"),
+    (
+        "Read the table, as a consumer does",
+        """\
+play table
+aws dynamodb scan --table-name "$TABLE" --output text \\
+  --query 'Items[].[name.S, download_type.S, status.S, url.S]'""",
+    ),
     (
         "Ask for more, and ask why; poll now instead of at the next full minute",
         """\
@@ -50,31 +55,27 @@ play invoke ManageDownloads \\
   '{"action": "request", "video_uid": "'$uid'", "download_types": ["audio"]}'
 play invoke ManageDownloads '{"action": "status", "video_uid": "'$uid'"}'
 play invoke PollDownloads
+play invoke ManageDownloads '{"action": "check"}'
 play invoke ManageDownloads '{"action": "link", "video_uid": "'$uid'"}'
 play invoke ManageDownloads '{"action": "delete", "video_uid": "'$uid'"}'""",
     ),
     ("Follow the events on the bus, until Ctrl-C (in a third terminal)", "play events"),
 )
-WITH_AWS_CLI = """\
-aws dynamodb scan --table-name "$TABLE" --output text \\
-  --query 'Items[].[name.S, download_type.S, status.S, url.S]'"""
 
 
 def show_commands(screen: Screen) -> None:
-    """Show the commands that work on this machine, each with what it is for."""
+    """Show the commands, each with what it is for."""
     for purpose, command in COMMANDS:
-        with_cli = command == "play table" and shutil.which("aws")
-        text = f"{command}\n{WITH_AWS_CLI}" if with_cli else command
         screen.title(f"{purpose}:")
-        screen.show(textwrap.indent(text.rstrip(), "  "), "cyan")
+        screen.show(textwrap.indent(command.rstrip(), "  "), "cyan")
 
 
 def write_setup(stage: Stage) -> Path:
     """Write the file that a terminal reads first; it is removed with the playground.
 
     Returns:
-        The file. It sets the addresses, has AWS's own tools talk to the local AWS alone, and
-        defines ``play``.
+        The file. It sets the addresses, has ``aws`` and other tools of AWS call the local AWS,
+        and defines ``play``.
     """
     variables = SETTINGS | {
         "AWS_ENDPOINT_URL": stage.aws.url,
@@ -83,12 +84,18 @@ def write_setup(stage: Stage) -> Path:
         "TABLE": stage.stack.outputs["DownloadsTableName"],
         "WEBHOOK_URL": stage.stack.webhook_url,
     }
-    program = shlex.join([sys.executable, "-B", "-m", "tests.playground.play"])
+    python = shlex.join(["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-B", "-m"])
     lines = [
         "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN AWS_CA_BUNDLE",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
         'export NO_PROXY="127.0.0.1,${NO_PROXY:-}" no_proxy="127.0.0.1,${no_proxy:-}"',
-        f'play() {{ PYTHONPATH={shlex.quote(str(REPOSITORY))} {program} "$@"; }}',
+        f'play() {{ {python} tests.playground.play "$@"; }}',
+        "# The AWS CLI reads AWS_ENDPOINT_URL from 2.13 on. Without it, what the tests have.",
+        "unset -f aws 2> /dev/null || :",
+        "if command -v aws > /dev/null",
+        'then aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }',
+        f'else aws() {{ {python} tests.support.aws_cli "$@"; }}',
+        "fi",
     ]
     file = stage.aws.directory / "playground.sh"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
