@@ -20,7 +20,7 @@ export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo playground test check chaos mutants fuzz load format bench build deploy package undeploy lock clean
+.PHONY: help demo playground test check chaos mutants fuzz load format bench build deploy smoke package undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -33,8 +33,8 @@ playground: $(EMULATED) ## deploy on a local emulator, to try things out until C
 	@$(PYTHON) -m tests.playground
 
 test: $(EMULATED) ## unit and integration tests with coverage, faults, end to end
-	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
-	$(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
 	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
@@ -47,7 +47,7 @@ check: $(VENV)/installed ## lint, format, types, layers, template, links, known 
 	$(PYTHON) -m tests.links
 	$(PYTHON) -m tests.audit
 
-chaos mutants fuzz load bench: export PYTHONPATH := .:layers/stream_downloads
+chaos mutants fuzz load bench smoke: export PYTHONPATH := .:layers/stream_downloads
 chaos: $(VENV)/installed ## a week of 10,000 videos with three of ten requests faulty, in minutes
 	$(PYTHON) -m tests.faults.chaos $(CHAOS)
 
@@ -75,6 +75,9 @@ build: $(VENV)/installed ## build the functions and the layer into .aws-sam/
 
 deploy: build ## deploy to AWS; asks the first time, and with DEPLOY=--guided
 	$(PYTHON) deploy.py $(DEPLOY)
+
+smoke: $(VENV)/installed ## prove a deployed stack (STACK=name) with a clip of two seconds, on your own accounts
+	@$(PYTHON) -m tests.smoke $(STACK)
 
 package: build ## upload the code to S3 (BUCKET=name) and write packaged.json, to deploy with other tools
 	@test -n "$(BUCKET)" || { echo "make package BUCKET=<a bucket in the region of the deployment>"; exit 1; }

@@ -134,13 +134,13 @@ class Playground:
 
 @pytest.fixture(scope="module")
 def of_the_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's directory for what is temporary."""
+    """Return the demo's directory for what is temporary."""
     return tmp_path_factory.mktemp("demo")
 
 
 @pytest.fixture(scope="module")
 def demo(of_the_demo: Path) -> Iterator[subprocess.Popen[str]]:
-    """The demo, at work while the playground is tested."""
+    """Start the demo, which is at work while the playground is tested."""
     with program("demo", of_the_demo) as process:
         yield process
 
@@ -149,7 +149,7 @@ def demo(of_the_demo: Path) -> Iterator[subprocess.Popen[str]]:
 def playground(
     demo: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Playground]:
-    """The playground, from the moment on at which it has shown what to try."""
+    """Start the playground, and wait until it has shown what to try."""
     assert demo.poll() is None
     scratch = tmp_path_factory.mktemp("playground")
     with program("playground", scratch) as process:

@@ -1,4 +1,4 @@
-"""The simulator as a server: its webhooks, its door for tests, and its life as a process."""
+"""Test the simulator as a server: webhooks, test API, and its life as a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def aws() -> None:
-    """Nothing of AWS is needed here, and nothing but loopback can be reached."""
+    """Allow loopback alone; no test here needs AWS."""
     pytest_socket.socket_allow_hosts(["127.0.0.1"])
 
 
@@ -36,14 +36,14 @@ def server() -> Iterator[SimulatorServer]:
 
 
 def enter(door_url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """What the door answers: the status and the JSON."""
+    """Return the status and the JSON of the test API's answer."""
     content = None if body is None else json.dumps(body).encode()
     answer = urllib3.request(method, door_url + path, body=content, timeout=5.0, retries=False)
     return answer.status, answer.json()
 
 
 class Receiver:
-    """Somebody who subscribed: keeps the webhooks that come."""
+    """A subscriber, which keeps the webhooks that come."""
 
     def __init__(self) -> None:
         self.events: list[tuple[dict[str, str], bytes]] = []
@@ -85,7 +85,7 @@ def test_a_webhook_is_sent_when_it_is_due(server: SimulatorServer, receiver: Rec
     assert headers["Webhook-Signature"].startswith("time=")
 
 
-def test_a_webhook_that_nobody_takes_is_not_sent_again(server: SimulatorServer) -> None:
+def test_a_webhook_that_is_not_taken_is_not_sent_again(server: SimulatorServer) -> None:
     server.simulator.outbox.subscribe("http://127.0.0.1:9/", 0)
     uid = server.simulator.upload()
     while not server.webhook_answers:

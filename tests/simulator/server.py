@@ -1,4 +1,4 @@
-"""The simulator over HTTP: the API, the faults of the wire, the webhooks, and a door for tests."""
+"""Serve the simulator over HTTP: the API, faults of the wire, webhooks, and a test API."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SimulatorServer:
     status 0 for no answer. ``addresses`` stands for the DNS: where a URL that only exists on AWS
     is reached here.
 
-    Beside the API, ``/_simulator`` is a door for whoever runs this as a process:
+    Beside the API, ``/_simulator`` is an API for the tests that run this as a process:
     ``GET /state``; ``POST /videos`` with the fields of an `Upload`; ``DELETE /videos/<uid>`` and
     ``/videos/<uid>/downloads/<type>``; ``POST /videos/<uid>/webhook`` sends it again;
     ``POST /faults`` with ``{"faults": [...], "calls": [...], "skip": 0, "times": 1}``;
@@ -68,12 +68,12 @@ class SimulatorServer:
 
     @property
     def base_url(self) -> str:
-        """What a client takes in place of ``https://api.cloudflare.com/client/v4``."""
+        """Return the URL in place of ``https://api.cloudflare.com/client/v4``."""
         return self._origin + API_PATH
 
     @property
     def door_url(self) -> str:
-        """Where tests upload videos, and see what happened."""
+        """Return the URL of the test API."""
         return self._origin + DOOR
 
     @property
@@ -83,7 +83,7 @@ class SimulatorServer:
 
     @property
     def connections(self) -> int:
-        """How many connections were accepted so far."""
+        """Return how many connections were accepted so far."""
         return self._http.accepted
 
     def __enter__(self) -> Self:
@@ -106,7 +106,7 @@ class SimulatorServer:
             thread.join()
 
     def wake(self) -> None:
-        """Look again when the next webhook is due: something was uploaded."""
+        """Recompute the time of the next webhook after an upload."""
         self._news.set()
 
     def _send_webhooks(self) -> None:
@@ -137,7 +137,7 @@ class SimulatorServer:
         self.webhook_answers.append((webhook.video_uid, status))
 
     def enter(self, method: str, path: str, body: bytes) -> tuple[int, object]:
-        """What the door answers: a status and JSON."""
+        """Return the status and the JSON of the test API's answer."""
         try:
             given = json.loads(body) if body else {}
             if not isinstance(given, dict):
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args, **options)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing: whoever asks looks at the state."""
+        """Log nothing: the state shows all requests."""
 
     def handle(self) -> None:
         try:
@@ -283,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _chunked(response: Response) -> bytes:
-    """All of it in one piece; Cloudflare's API does not tell the length in advance."""
+    """Return all of it in one piece; Cloudflare's API does not tell the length in advance."""
     chunk = b"%x\r\n%b\r\n" % (len(response.body), response.body) if response.body else b""
     return _head(response, "transfer-encoding: chunked") + chunk + b"0\r\n\r\n"
 

@@ -1,4 +1,4 @@
-"""Build and deploy the real template with the real ``sam``, onto the emulator."""
+"""Build the real template with the real ``sam`` and deploy it on the emulator."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Stack:
 
     @property
     def webhook_url(self) -> str:
-        """Return ``WebhookUrl`` as it can be reached: the output is as AWS would call it."""
+        """Return ``WebhookUrl`` with the emulator's address in place of AWS's."""
         identifier = self.outputs["WebhookUrl"].removeprefix("https://").partition(".")[0]
         return f"{self.endpoint}/_aws/lambda-url/{identifier}/"
 
     def physical_id(self, logical_id: str) -> str:
-        """Return the physical name of a resource of the template."""
+        """Return the physical id of a resource of the template."""
         answer = self.client("cloudformation").describe_stack_resource(
             StackName=STACK, LogicalResourceId=logical_id
         )
@@ -97,7 +97,7 @@ class Stack:
         return self.invoke_as(output, payload)[0]
 
     def invoke_as(self, output: str, payload: Mapping[str, Any]) -> tuple[Any, str]:
-        """Do as :meth:`invoke`; return the answer, and the request's id in the function's log."""
+        """Do as :meth:`invoke`; return the request's id, too, which is in the function's log."""
         answer = self.client("lambda").invoke(
             FunctionName=self.outputs[output], Payload=json.dumps(payload).encode()
         )

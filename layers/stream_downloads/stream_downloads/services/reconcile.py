@@ -158,7 +158,7 @@ class Run:
         if self._unanswered:
             self._problems.append(
                 f"Cloudflare did not describe {self._unanswered} of the videos that were encoding."
-                " They are retried within an hour."
+                " The next runs retry within an hour."
             )
 
     def _check_encoding(self, kept: Record) -> None:
