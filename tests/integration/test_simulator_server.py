@@ -126,12 +126,30 @@ def test_the_door_sets_faults_and_settings(server: SimulatorServer) -> None:
     assert settings.answer_shape == "flat"
 
 
+def test_the_door_throttles_for_a_while(server: SimulatorServer) -> None:
+    url = f"{server.base_url}/accounts/{server.simulator.settings.account_id}/stream"
+    assert enter(server.door_url, "POST", "/throttle", {"seconds": 20}) == (200, {})
+    answer = urllib3.request("GET", url, retries=False)
+    assert answer.status == 429
+    assert answer.headers["retry-after"] == "20"
+    assert enter(server.door_url, "POST", "/throttle", {"seconds": 0}) == (200, {})
+    assert urllib3.request("GET", url, retries=False).status == 401
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
         ("GET", "/nothing", None),
         ("POST", "/videos", {"colour": "red"}),
         ("POST", "/videos", []),
+        ("POST", "/videos", "talk.mp4"),
+        ("POST", "/videos", {"encode_seconds": "soon"}),
+        ("POST", "/videos", {"generation_seconds": "soon"}),
+        ("POST", "/videos", {"progress": "brisk"}),
+        ("POST", "/videos", {"claims": "paused"}),
+        ("POST", "/videos", {"webhook_delays": ["soon"]}),
+        ("POST", "/throttle", {"seconds": -1}),
+        ("POST", "/throttle", {"seconds": float("inf")}),
         ("DELETE", "/videos/unknown", None),
         ("POST", "/faults", {"faults": ["boredom"]}),
         ("PUT", "/settings", {"colour": "red"}),
@@ -143,6 +161,7 @@ def test_the_door_says_what_is_wrong_with_a_request(
     status, answer = enter(server.door_url, method, path, body)
     assert status == 400
     assert answer["error"]
+    assert enter(server.door_url, "GET", "/state")[1]["videos"] == {}
 
 
 @pytest.fixture

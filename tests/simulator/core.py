@@ -134,6 +134,17 @@ class StreamSimulator:
         with self._lock:
             self.limiter.take(self.clock(), requests)
 
+    def throttle(self, seconds: float) -> None:
+        """Answer every request with 429 for so long, as if the limit had been passed; 0 ends it.
+
+        Raises:
+            ValueError: it is not a time from 0 to 3600 seconds.
+        """
+        if not 0 <= seconds <= 3600:
+            raise ValueError("seconds has to be from 0 to 3600")
+        with self._lock:
+            self.limiter.blocked_until = self.clock() + seconds
+
     def due_webhooks(self) -> list[Webhook]:
         """Take out the webhooks to be sent now."""
         with self._lock:

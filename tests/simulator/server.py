@@ -20,7 +20,7 @@ import urllib3
 from tests.simulator.core import API_PATH, StreamSimulator, parse_query
 from tests.simulator.faults import Fault
 from tests.simulator.messages import Request, Response, Wire
-from tests.simulator.videos import Upload
+from tests.simulator.videos import FILE_NAMES, Upload, Video
 
 if TYPE_CHECKING:
     from tests.simulator.webhooks import Webhook
@@ -40,6 +40,7 @@ class SimulatorServer:
     ``GET /state``; ``POST /videos`` with the fields of an `Upload`; ``DELETE /videos/<uid>`` and
     ``/videos/<uid>/downloads/<type>``; ``POST /videos/<uid>/webhook`` sends it again;
     ``POST /faults`` with ``{"faults": [...], "calls": [...], "skip": 0, "times": 1}``;
+    ``POST /throttle`` with ``{"seconds": 20}`` answers 429 for so long;
     ``PUT /settings`` with fields of `Settings`; ``POST /stop``.
     """
 
@@ -139,8 +140,10 @@ class SimulatorServer:
         """Return the status and the JSON of the test API's answer."""
         try:
             given = json.loads(body) if body else {}
+            if not isinstance(given, dict):
+                raise TypeError("the body has to be a JSON object")
             return 200, self._entered(method, path.removeprefix(DOOR).strip("/").split("/"), given)
-        except (LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             return 400, {"error": f"{type(error).__name__}: {error}"}
 
     def _entered(self, method: str, path: list[str], given: dict[str, Any]) -> object:
@@ -150,7 +153,10 @@ class SimulatorServer:
                 answer = simulator.summary() | {"webhook_answers": self.webhook_answers}
             case "POST", ["videos"]:
                 delays = given.pop("webhook_delays", None)
-                upload = Upload(**given, webhook_delays=None if delays is None else tuple(delays))
+                upload = Upload(
+                    **given, webhook_delays=None if delays is None else tuple(map(float, delays))
+                )
+                _live_through(upload)
                 answer = {"uid": simulator.upload(upload)}
             case "DELETE", ["videos", uid]:
                 simulator.drop_video(uid)
@@ -160,6 +166,8 @@ class SimulatorServer:
                 simulator.repeat_webhook(uid)
             case "POST", ["faults"]:
                 simulator.faults.script(*map(Fault, given.pop("faults")), **given)
+            case "POST", ["throttle"]:
+                simulator.throttle(**given)
             case "PUT", ["settings"]:
                 type(simulator.settings)(**{**asdict(simulator.settings), **given})
                 vars(simulator.settings).update(given)
@@ -169,6 +177,16 @@ class SimulatorServer:
                 raise LookupError("no such door")
         self.wake()
         return answer
+
+
+def _live_through(upload: Upload) -> None:
+    """Have a video with both downloads once, so that a wrong value fails now and not later."""
+    video = Video("0" * 32, 0.0, upload)
+    for kind in FILE_NAMES:
+        download = video.create(kind, 0.0)
+        download.described(download.ends_at / 2)
+    for now in (0.0, video.encoded_at):
+        json.dumps(video.listed(now))
 
 
 class _Server(ThreadingHTTPServer):
