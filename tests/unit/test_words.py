@@ -14,7 +14,20 @@ from tests.support.emulator import REPOSITORY
 
 FOLDERS: Final = (
     *("functions", "layers"),
-    *(f"tests/{name}" for name in ("e2e", "faults", "integration", "simulator", "support", "unit")),
+    *(
+        f"tests/{name}"
+        for name in (
+            "demo",
+            "e2e",
+            "faults",
+            "integration",
+            "playground",
+            "simulator",
+            "smoke",
+            "support",
+            "unit",
+        )
+    ),
 )
 FILES: Final = sorted(
     path.relative_to(REPOSITORY)
