@@ -1,4 +1,4 @@
-"""Payloads that the functions accept and refuse."""
+"""Test the payloads that the functions accept and refuse."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stream_downloads.domain.commands import (
     CheckCommand,
     Command,
     LinkCommand,
+    Registration,
 )
 from stream_downloads.domain.download import DownloadType
 from tests.support.events import VIDEO_UID, load_event
@@ -34,8 +35,10 @@ def test_the_documented_payloads_are_taken() -> None:
     )
     assert commands.command(load_event("manage_downloads_check")) == CheckCommand()
     assert commands.command({"action": "retry"}) == Command(Action.RETRY, None, None)
-    assert commands.force({}) is False
-    assert commands.force({"force": True}) is True
+    assert commands.registration(load_event("register_webhook")) is Registration.SUBSCRIBE
+    assert commands.registration(load_event("register_webhook_force")) is Registration.TAKE_OVER
+    assert commands.registration(load_event("register_webhook_guest")) is Registration.GUEST
+    assert commands.registration({"refresh": True}) is Registration.REFRESH
     assert commands.since({}, NOW) is None
     assert commands.since({"since": "2024-01-01T00:00:00Z"}, NOW) == 1_704_067_200.0
     assert commands.since({"since": "2024-01-01T02:00:00+02:00"}, NOW) == 1_704_067_200.0
@@ -118,10 +121,24 @@ def test_a_bad_since_is_refused_with_what_is_wrong(event: Any, said: str) -> Non
         commands.since(event, NOW)
 
 
-@pytest.mark.parametrize("event", [{"force": False}, {"force": 1}, {"Force": True}, [], None])
-def test_a_bad_force_is_refused(event: Any) -> None:
-    with pytest.raises(BadRequest, match="RegisterWebhook takes"):
-        commands.force(event)
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"force": False}, "RegisterWebhook takes"),
+        ({"force": 1}, "RegisterWebhook takes"),
+        ({"Force": True}, "RegisterWebhook takes"),
+        ([], "RegisterWebhook takes"),
+        (None, "RegisterWebhook takes"),
+        ({"subscribe": True}, "RegisterWebhook takes"),
+        ({"subscribe": 0}, "RegisterWebhook takes"),
+        ({"subscribe": None}, "RegisterWebhook takes"),
+        ({"subscribe": False, "force": True}, "but not both"),
+        ({"subscribe": False, "force": False}, "but not both"),
+    ],
+)
+def test_a_bad_registration_is_refused(event: Any, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        commands.registration(event)
 
 
 def test_input_for_a_function_that_takes_none_is_refused() -> None:

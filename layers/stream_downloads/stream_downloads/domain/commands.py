@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, Final
 
 from stream_downloads.domain.download import DownloadType, download_types
@@ -25,7 +25,7 @@ class BadRequest(ValueError):
     """The payload is not valid. Nothing was changed."""
 
     def __init__(self, wrong: str) -> None:
-        """``wrong`` says what is wrong and what to send instead."""
+        """Keep ``wrong``, which says what is wrong and what to send instead."""
         super().__init__(f"{wrong}. Nothing was changed.")
 
 
@@ -47,6 +47,23 @@ KEYS: Final[Mapping[Action, frozenset[str]]] = {
     Action.CHECK: frozenset({"action"}),
 }
 ALL_KEYS: Final = frozenset[str]().union(*KEYS.values())
+
+
+class Registration(Enum):
+    """The ways in which RegisterWebhook is invoked."""
+
+    SUBSCRIBE = auto()  # unless another system is subscribed
+    TAKE_OVER = auto()  # whoever is subscribed
+    GUEST = auto()  # leave the subscription to its owner
+    REFRESH = auto()  # by the schedule: as it was, with the present secret
+
+
+REGISTRATIONS: Final[tuple[tuple[dict[str, bool], Registration], ...]] = (
+    ({}, Registration.SUBSCRIBE),
+    ({"force": True}, Registration.TAKE_OVER),
+    ({"subscribe": False}, Registration.GUEST),
+    ({"refresh": True}, Registration.REFRESH),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +141,23 @@ def nothing(event: Any, function: str) -> None:
         raise BadRequest(f"{function} takes no input: send {{}}")
 
 
-def force(event: Any) -> bool:
-    """Read the payload of RegisterWebhook: ``{}`` or ``{"force": true}``.
+def registration(event: Any) -> Registration:
+    """Read the payload of RegisterWebhook.
 
     Raises:
-        BadRequest: it is neither.
+        BadRequest: it is none of the documented ones, or asks for two things at once.
     """
-    if event == {}:
-        return False
-    if isinstance(event, dict) and list(event) == ["force"] and event["force"] is True:
-        return True
-    raise BadRequest('RegisterWebhook takes {} or {"force": true}')
+    fields = _fields(event, {"force", "subscribe", "refresh"}, "RegisterWebhook")
+    if {"force", "subscribe"} <= fields.keys():
+        raise BadRequest(
+            'RegisterWebhook takes {"force": true}, which takes the subscription over, or'
+            ' {"subscribe": false}, which leaves it to its owner, but not both'
+        )
+    for payload, wanted in REGISTRATIONS:
+        # 1 and 0 equal true and false, but are not what is documented.
+        if fields == payload and all(isinstance(value, bool) for value in fields.values()):
+            return wanted
+    raise BadRequest('RegisterWebhook takes {}, {"force": true} or {"subscribe": false}')
 
 
 def since(event: Any, now: float) -> float | None:
