@@ -60,7 +60,7 @@ def test_polls_are_few_and_in_time_while_they_are_dear() -> None:
 
 
 def test_the_duration_of_a_video_saves_polls_and_delay() -> None:
-    workload = replace(BY_NAME["duration"], videos=200)
+    workload = replace(BY_NAME["duration"], videos=200, price=DEAR)
     known = service_over(workload).numbers()
     hidden = service_over(replace(workload, durations=Durations.HIDDEN)).numbers()
     assert (known["lists"] or 0) <= (hidden["lists"] or 0)

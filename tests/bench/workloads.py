@@ -23,6 +23,8 @@ SECONDS_OF_EACH = 10.0
 SECONDS_OF_DURATION = 0.25
 # A price of a poll, in seconds, at which two polls and a bit are spent on a download.
 DEAR = 13.0
+# At this price the duration of a video saves both polls and delay, at the other one delay alone.
+DEARER = 22.0
 
 
 class Durations(StrEnum):
@@ -113,7 +115,7 @@ class Workload:
 
 
 STEADY = Workload(name="steady", videos=2000)
-BY_DURATION = Workload(name="duration", durations=Durations.RELATED, sigma=0.3, price=DEAR)
+BY_DURATION = Workload(name="duration", durations=Durations.RELATED, sigma=0.3, price=DEARER)
 BURST = Workload(name="burst", videos=5000, rate=None, limit=1000)
 BACKFILL = Workload(name="backfill", videos=0, library=1500, limit=60)
 
@@ -129,7 +131,7 @@ WORKLOADS = (
     *(Workload(name=name, progress=name) for name in ("jumping", "backwards")),
     Workload(name="bimodal", median=20.0, second_median=300.0, sigma=0.4),
     BY_DURATION,
-    replace(BY_DURATION, name="durationless", durations=Durations.HIDDEN),
+    replace(BY_DURATION, name="durationless", durations=Durations.HIDDEN, price=DEAR),
     replace(STEADY, name="unrelated", durations=Durations.UNRELATED, price=DEAR),
     BURST,
     BACKFILL,

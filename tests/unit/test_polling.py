@@ -208,6 +208,19 @@ def test_odd_progress_leads_neither_to_a_storm_nor_to_a_long_silence(
     assert sum(poll >= 3 * HOUR for poll in polls) <= max(16, in_the_first_hour / 2)
 
 
+@pytest.mark.parametrize("seconds", [200, 300, 400, 600])
+def test_progress_that_falls_back_is_trusted_once_at_most(seconds: float) -> None:
+    """At 60 % it falls to 20 %: until ready, the old speed leads to one long pause, not to two."""
+
+    def progress(age: float) -> float:
+        percent = 100 * age / seconds
+        return percent if percent < 60 else percent - 40
+
+    polls = polls_at(progress, seconds + 60, pace_of(90, 1.0), CHEAPEST)
+    pauses = [later - sooner for sooner, later in pairwise(polls) if sooner >= 0.6 * seconds]
+    assert sum(pause > 30 for pause in pauses) <= 1
+
+
 @pytest.mark.parametrize("seconds", [20, 90, 300, 1500])
 def test_an_even_download_is_seen_soon_with_few_polls(seconds: float) -> None:
     pace = pace_of(90, 1.0)
