@@ -23,7 +23,7 @@ BOUNDS = {
     "window0": {"lists": 2.1, "mean": 40.0},
     "bimodal": {"lists": 5.0, "mean": 4.5},
     "silent": {"lists": 9.0, "mean": 15.0, "p99": 60.0},
-    "stalling": {"lists": 9.0, "mean": 12.0},
+    "stalling": {"lists": 10.5, "mean": 12.0},
     "jumping": {"lists": 9.0, "mean": 20.0},
     "backwards": {"lists": 9.0, "mean": 20.0},
     "burst": {"mean_of_floor": 0.70, "last_of_floor": 1.5},
@@ -85,7 +85,7 @@ def test_the_schedule_is_not_made_for_one_median_and_one_sigma(median: float, si
 def test_odd_progress_leads_to_no_storm_of_polls(name: str) -> None:
     result = service_over(replace(with_videos(name), price=DEAR))
     assert max(result.polls.values()) <= 20
-    assert (result.numbers()["lists"] or 0) <= 5
+    assert (result.numbers()["lists"] or 0) <= 5.5
 
 
 @pytest.mark.parametrize("name", ODD_PROGRESS)

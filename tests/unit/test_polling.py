@@ -167,7 +167,7 @@ def test_a_longer_video_is_polled_later_where_its_duration_says_something() -> N
 def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float, poll_price: float) -> None:
     age = seconds / 2
     aimed = next_poll(in_progress(), 50.0, IGNORANT, poll_price, NOW + age) - NOW
-    assert min(0.6 * seconds, age + 50) <= aimed <= 1.3 * seconds
+    assert min(0.6 * seconds, age + 45) <= aimed <= 1.3 * seconds
 
 
 def test_the_time_in_the_queue_does_not_count_as_slowness() -> None:
