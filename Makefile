@@ -27,13 +27,14 @@ test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit and integration tests
 	$(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench
 	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
-check: $(VENV)/installed ## lint, format, types, layers, template, known vulnerabilities
+check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
 	ruff check .
 	ruff format --check .
 	mypy $(CODE)
 	PYTHONPATH=layers/stream_downloads lint-imports --no-logo --no-cache
 	cfn-lint template.yaml
 	sam validate --lint --template template.yaml
+	$(PYTHON) -m tests.links
 	$(PYTHON) -m tests.audit
 
 chaos mutants fuzz load bench: export PYTHONPATH := .:layers/stream_downloads

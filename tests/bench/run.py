@@ -19,7 +19,7 @@ from tests.bench.minute_poller import MinutePoller
 from tests.bench.workloads import Workload
 from tests.simulator import Call, StreamSimulator
 from tests.support.clock import START, VirtualClock
-from tests.support.world import World
+from tests.support.world import SCHEDULED, World
 
 LATENCY_SECONDS = 0.2
 # The scheduler's minutes have nothing to do with the videos'.
@@ -93,6 +93,7 @@ def run_service(workload: Workload) -> Result:
         price=workload.price_of_a_poll,
         latency=LATENCY_SECONDS,
         arriving=True,
+        wakes=workload.window or None,
         seed=workload.seed,
     )
     uids = _upload(workload, world)
@@ -123,7 +124,7 @@ def _scheduled(workload: Workload, world: World) -> Callable[[], object]:
             reconciliation = Reconciliation(world.service, lambda: RECONCILE_SECONDS, map)
             reconciliation.reconcile(LOOKBACK_SECONDS, since)
             reconcile_at, since = world.clock() + 3600.0, None
-        world.poll(workload.window)
+        world.poll(workload.window, command=SCHEDULED)
 
     return run
 

@@ -29,16 +29,17 @@ from stream_downloads.adapters.secrets import (
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain import commands, download, transitions
-from stream_downloads.domain.commands import BadRequest
+from stream_downloads.domain.commands import BadRequest, PollCommand
 from stream_downloads.domain.download import Download, DownloadType
 from stream_downloads.domain.video import Video
-from stream_downloads.services.dependencies import Service
+from stream_downloads.services.dependencies import RecentPace, Service
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import QUEUES, manage
 from stream_downloads.services.poll import Poller
 from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
 from stream_downloads.services.register import register
+from stream_downloads.services.waker import Waker
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
 from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
@@ -46,7 +47,7 @@ from tests.support.clock import VirtualClock
 from tests.support.memory import MemoryControl, MemoryDownloads
 from tests.support.secrets_manager import SecretsManager
 from tests.support.template import REFERENCES
-from tests.support.world import WEBHOOK_URL, function_url_event, make_gateway
+from tests.support.world import BY_HAND, WEBHOOK_URL, function_url_event, make_gateway
 
 if TYPE_CHECKING:
     import urllib3
@@ -137,6 +138,17 @@ class GatedPool(InProcessPool):
         return answer
 
 
+class LambdaService:
+    """Keeps the claims of the runs that are to be started."""
+
+    def __init__(self) -> None:
+        self.claims: list[str] = []
+
+    def start_poller(self, claim: str) -> None:
+        """As `stream_downloads.services.waker.start_poller`."""
+        self.claims.append(claim)
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """A warm function: the parts of the service, each of which its sandbox can cut short."""
@@ -177,6 +189,7 @@ class Stage:
         self.simulator.heard = self._hear_cloudflare
         settings = self.simulator.settings
         self.secrets_manager = SecretsManager()
+        self.lambda_service = LambdaService()
         self.secrets_manager.store(API_SECRET, {"api_token": settings.api_token})
         self.invariants = Invariants(self.clock, limit, {settings.api_token, settings.api_key})
         self.subscribe()
@@ -234,12 +247,15 @@ class Stage:
         downloads: Any = Gated(sandbox, "table", self.downloads, self._actors)
         secrets_manager: Any = Gated(sandbox, "secrets", self.secrets_manager, self._actors)
         credentials = ApiCredentials(secrets_manager, API_SECRET, self.clock)
+        start_poller = Gated(sandbox, "lambda", self.lambda_service, self._actors).start_poller
         service = Service(
             downloads=downloads,
             control=control,
             gateway=make_gateway(
                 control, self.limit, credentials, self.clock, GatedPool(self, sandbox)
             ),
+            pace=RecentPace(control, self.clock),
+            waker=Waker(control, start_poller, self.clock),
             download_types=BOTH,
             retention=self.retention,
             clock=sandbox.clock,
@@ -261,6 +277,8 @@ class Stage:
         if status is not None:
             there = {row.download_type for row in self.downloads.of_video(webhook.video_uid)}
             self.invariants.answered_webhook(status, [kind for kind in BOTH if kind not in there])
+        while self.pause is None and self.lambda_service.claims:
+            self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
         return status
 
     def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
@@ -286,8 +304,8 @@ class Stage:
     def _traces(self) -> tuple[int, int]:
         return len(self.simulator.calls), sum(row.version for row in self.downloads.rows.values())
 
-    def poll(self, name: str = "poll", window: float = 0.0) -> None:
-        """One run of the poller."""
+    def poll(self, name: str = "poll", window: float = 0.0, command: PollCommand = BY_HAND) -> None:
+        """Run the poller once."""
         ends_at = self.clock() + POLL_SECONDS
         in_parallel = at_the_same_time(self.clock)
         self._invoke(
@@ -295,7 +313,7 @@ class Stage:
             POLL_SECONDS,
             lambda function: Poller(
                 function.service, lambda: ends_at - self.clock(), in_parallel
-            ).run(window),
+            ).run(window, command),
         )
 
     def reconcile(self, since: float | None = None, seconds: float = RECONCILE_SECONDS) -> None:
@@ -439,7 +457,8 @@ class Stage:
         first = [
             row
             for queue in QUEUES
-            for row in islice(self.downloads.due(queue, math.inf, 2), 2)
+            for entry in islice(self.downloads.due(queue, math.inf, 2), 2)
+            for row in self.downloads.read([entry.key])
             if row.video_uid != POISON
             and (queue != download.MAINTENANCE_QUEUE or (row.due_at or 0.0) <= upkeep_until)
         ]

@@ -68,6 +68,34 @@ class LinkCommand:
     filename: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PollCommand:
+    """A payload of PollDownloads.
+
+    Attributes:
+        scheduled: the schedule has started the run.
+        claim: the owner of the lease that a webhook took for the run; None if none did.
+    """
+
+    scheduled: bool = False
+    claim: str | None = None
+
+
+def poll(event: Any) -> PollCommand:
+    """Read a payload of PollDownloads: ``{}``, or what the schedule and ReceiveWebhook send.
+
+    Raises:
+        BadRequest: it is none of these.
+    """
+    match event:
+        case {"scheduled": True, **others} if not others:
+            return PollCommand(scheduled=True)
+        case {"claim": str(claim), **others} if claim and not others:
+            return PollCommand(claim=claim)
+    nothing(event, "PollDownloads")
+    return PollCommand()
+
+
 def nothing(event: Any, function: str) -> None:
     """Check the payload of a function that takes none: ``{}``.
 
@@ -121,7 +149,7 @@ def command(event: Any) -> Command | LinkCommand:
     """Read the payload of ManageDownloads.
 
     Raises:
-        BadRequest: it is not as the README describes it.
+        BadRequest: it is not as docs/reference.md describes it.
     """
     fields = _fields(
         event,

@@ -30,10 +30,12 @@ from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream_downloads.adapters.downloads_table import Downloads
     from stream_downloads.domain.download import DownloadType, Work
 
 # A call of DynamoDB takes three attempts of three seconds at most.
 STOP_BEFORE_TIMEOUT: Final = 12.0
+KEYS_AT_ONCE: Final = 100
 QUEUES: Final = (
     *(queue_name(lane, creates=creates) for lane in Lane for creates in (True, False)),
     MAINTENANCE_QUEUE,
@@ -141,11 +143,7 @@ def changed(
 def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
     """Sum up the stack within the function's time, however many rows there are."""
     now = service.clock()
-    due = [
-        row.due_at or now
-        for queue in QUEUES
-        for row in islice(service.downloads.due(queue, now, 1), 1)
-    ]
+    due = [at for queue in QUEUES if (at := oldest_due(service.downloads, queue, now))]
     used, limit, blocked_until = service.gateway.usage()
     return {
         "rows": count_rows(service, remaining),
@@ -154,6 +152,16 @@ def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, 
         "request_limit": limit,
         "blocked_until": iso_time(blocked_until) if blocked_until else None,
     }
+
+
+def oldest_due(downloads: Downloads, queue: str, now: float) -> float | None:
+    """Return since when a row of a queue has been due, or None if none is.
+
+    The first entries of the index may lead to rows that are polled later than it says.
+    """
+    entries = islice(downloads.due(queue, now, KEYS_AT_ONCE), KEYS_AT_ONCE)
+    rows = downloads.read([entry.key for entry in entries])
+    return min((row.due_at for row in rows if row.due_at and row.due_at <= now), default=None)
 
 
 def count_rows(service: Service, remaining: Callable[[], float]) -> dict[str, int | dict[str, int]]:

@@ -12,7 +12,8 @@ from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.function_url import BadTransport
 from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable, SigningSecrets
-from stream_downloads.domain import signature
+from stream_downloads.adapters.shared_state import Grant
+from stream_downloads.domain import signature, transitions
 from stream_downloads.domain.download import Download, Step
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.domain.signature import NoSecret, Unauthentic, UnauthenticReason
@@ -22,6 +23,8 @@ from stream_downloads.services.dependencies import Service
 from stream_downloads.services.steps import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stream_downloads.adapters.function_url import Delivery
 
 # The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
@@ -35,6 +38,7 @@ OUR_FAULT: Final = (
     ClientError,
     BotoCoreError,
 )
+NONE: Final = Grant(0)
 STALE: Final = (UnauthenticReason.TOO_OLD, UnauthenticReason.TOO_NEW)
 
 
@@ -45,7 +49,8 @@ def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) ->
         delivery = function_url.unwrap(event)
         verify(delivery, secrets, now)
         video = parse_webhook(delivery.body)
-        rows = record_intent(service, video, now)
+        grant = permit(service, video)
+        rows = record_intent(service, video, grant, now)
     except BadTransport as refusal:
         return refuse(service, refusal.status, "bad_transport", refusal)
     except Unauthentic as refusal:
@@ -59,7 +64,9 @@ def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) ->
     logger.append_keys(video_uid=video.uid)
     if video.state == "error":
         return answer(200, "video_failed")
-    create_at_once(service, rows)
+    if grant.count:
+        create_at_once(service, rows, grant)
+        wake_poller(service, rows)
     return answer(200, "recorded" if rows else "already_known")
 
 
@@ -76,35 +83,59 @@ def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
         signature.verify(delivery.body, delivery.signature, fresh, now)
 
 
-def record_intent(service: Service, video: Video, now: float) -> list[Download]:
+def permit(service: Service, video: Video) -> Grant:
+    """Reserve a request for each create, before the row is written: it is then written as sent."""
+    if video.state != "ready":
+        return NONE
+    try:
+        return service.gateway.permit(len(service.download_types), Asker.WEBHOOK)
+    except Exception as error:  # noqa: BLE001 - the intent is recorded all the same
+        logger.warning(
+            "The create cannot be made at once; the poller will make it", extra=described(error)
+        )
+        return NONE
+
+
+def record_intent(service: Service, video: Video, grant: Grant, now: float) -> list[Download]:
     """Write down what the webhook means; return the rows that this opened."""
     downloads, types = service.downloads, service.download_types
     if video.state == "ready":
-        return intents.video_is_ready(downloads, video, types, now)
+        return intents.video_is_ready(downloads, video, types, now, permits=grant.count)
     intents.video_has_failed(downloads, video, types, now)
     return []
 
 
-def create_at_once(service: Service, rows: list[Download]) -> None:
+def create_at_once(service: Service, rows: Sequence[Download], grant: Grant) -> None:
     """Create the downloads that were requested; what cannot be done now, the poller will do."""
-    ends_at = service.monotonic() + ALL_CREATES_SECONDS
+    ends_at, verdict = service.monotonic() + ALL_CREATES_SECONDS, Verdict.ANSWERED
+    steps = service.steps()
     try:
-        pace = service.pace()
-        for row in rows:
-            if row.step is not Step.CREATE or (row.due_at or 0.0) > service.clock():
-                continue
+        pace = service.pace.read()
+        for row in rows[: grant.count]:
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
-            if seconds <= 0:
-                return
-            grant = service.gateway.permit(1, Asker.WEBHOOK)
-            if not grant.count:
-                return
-            outcome = service.steps().perform([row], grant, pace, seconds)
-            service.gateway.settle()
-            if outcome.verdict is Verdict.CREDENTIALS:
-                return
+            is_sent = row.version == 1 and row.step is Step.LIST  # added as such, not changed
+            if seconds <= 0 or verdict is Verdict.CREDENTIALS:
+                if is_sent:
+                    service.downloads.save(transitions.create_not_sent(row, service.clock()))
+            elif is_sent:
+                verdict = steps.send_create(row, grant, pace, seconds).verdict
+            elif row.step is Step.CREATE and (row.due_at or 0.0) <= service.clock():
+                verdict = steps.perform([row], grant, pace, seconds).verdict
+        service.gateway.settle()
     except Exception:  # noqa: BLE001 - the intent is durable: nothing here can undo the 200
         logger.exception("The create could not be made at once; the poller will make it")
+
+
+def wake_poller(service: Service, rows: Sequence[Download]) -> None:
+    """Start a run of the poller for new rows, unless one is at work."""
+    try:
+        if rows and service.waker:
+            service.waker.wake()
+    except (ClientError, BotoCoreError) as error:
+        logger.warning(
+            "No run of the poller could be started: the next minute's goes on",
+            extra=described(error),
+        )
 
 
 def refuse(
