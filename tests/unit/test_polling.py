@@ -170,7 +170,7 @@ def test_a_longer_video_is_polled_later_where_its_duration_says_something() -> N
 def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float, poll_price: float) -> None:
     age = seconds / 2
     aimed = next_poll(in_progress(), 50.0, IGNORANT, poll_price, NOW + age) - NOW
-    assert min(0.6 * seconds, age + 50) <= aimed <= 1.3 * seconds
+    assert min(0.6 * seconds, age + 45) <= aimed <= 1.3 * seconds
 
 
 def test_the_time_in_the_queue_does_not_count_as_slowness() -> None:
@@ -210,6 +210,19 @@ def test_odd_progress_leads_neither_to_a_storm_nor_to_a_long_silence(
     assert in_the_first_hour <= 240
     # The longer it lasts, the fewer polls.
     assert sum(poll >= 3 * HOUR for poll in polls) <= max(16, in_the_first_hour / 2)
+
+
+@pytest.mark.parametrize("seconds", [200, 300, 400, 600])
+def test_progress_that_falls_back_is_trusted_once_at_most(seconds: float) -> None:
+    """At 60 % it falls to 20 %: until ready, the old speed leads to one long pause, not to two."""
+
+    def progress(age: float) -> float:
+        percent = 100 * age / seconds
+        return percent if percent < 60 else percent - 40
+
+    polls = polls_at(progress, seconds + 60, pace_of(90, 1.0), CHEAPEST)
+    pauses = [later - sooner for sooner, later in pairwise(polls) if sooner >= 0.6 * seconds]
+    assert sum(pause > 30 for pause in pauses) <= 1
 
 
 @pytest.mark.parametrize("seconds", [20, 90, 300, 1500])
