@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from stream_downloads.adapters import aws
@@ -15,8 +16,10 @@ from stream_downloads.services.receive import receive
 from stream_downloads.services.waker import Waker, start_poller
 
 SERVICE = Service.from_environment()
-if float(os.environ["POLL_WINDOW_SECONDS"]):  # else the polls of each minute are enough
-    SERVICE = replace(SERVICE, waker=Waker(SERVICE.control, start_poller, SERVICE.monotonic))
+WINDOW = float(os.environ["POLL_WINDOW_SECONDS"])
+START = partial(start_poller, os.environ["POLL_DOWNLOADS_FUNCTION"])
+if WINDOW:  # else the run of each minute is enough
+    SERVICE = replace(SERVICE, waker=Waker(SERVICE.control, START, WINDOW, SERVICE.monotonic))
 SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
 SECRETS = SigningSecrets(aws.secrets_client(SECRET_ARN), SECRET_ARN)
 BUS = (

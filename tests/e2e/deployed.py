@@ -35,6 +35,7 @@ CLOCKS: Final = (
     ("_creation", "sent_at"),
     ("_creation", "accepted_at"),
     ("_creation", "polled_at"),
+    ("_work", "due_at"),
     ("_work", "since"),
 )
 TIMES: Final = frozenset({"requested_at", "updated_at", "ready_at"})

@@ -174,7 +174,11 @@ def test_each_command_of_the_playground_works_as_it_is_shown(playground: Playgro
     follower = playground.terminal(FOLLOW)
     assert follower.stdout
     assert "Waiting for events" in follower.stdout.readline()
-    written, code = playground.answer("set -e", *(line for block in commands for line in block))
+    lines = [line for block in commands for line in block]
+    link = next(number for number, line in enumerate(lines) if '"link"' in line)
+    # Only a ready download has a link.
+    lines.insert(link, f"until {lines[link]} >/dev/null 2>&1; do sleep 1; done")
+    written, code = playground.answer("set -e", *lines)
     assert code == 0, written
     assert "HTTP/1.1 200 OK" in written
     assert '"videos_requested": 1' in written

@@ -243,6 +243,8 @@ def test_what_became_ready_since_a_time_is_found_by_the_index(plain: Deployed, r
             ":since": {"S": ready["updated_at"]},
         },
     )
-    # The whole public row, and none of the bookkeeping.
+    # The public row without its percentage, and none of the bookkeeping.
     found = [unmarshalled(item) for item in answer["Items"]]
-    assert {name: v for name, v in ready.items() if not name.startswith("_")} in found
+    expected = {name: value for name, value in ready.items() if not name.startswith("_")}
+    del expected["percent_complete"]
+    assert expected in found

@@ -70,6 +70,21 @@ def the_stack_is_summed_up(deployed: Deployed) -> None:
     deployed.manage("status")
 
 
+def the_stack_is_summed_up_while_a_download_is_due(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear(generation_seconds=1000.0)
+    deployed.pass_time(uid, seconds=1000)
+    deployed.manage("status")
+
+
+def a_webhook_starts_a_run_of_the_poller(deployed: Deployed) -> None:
+    for _ in range(2):  # the schedule may be at work: then a webhook starts none
+        deployed.poll()
+        deployed.restart("ReceiveWebhook")
+        deployed.upload_and_hear()
+        last = [line["message"] for line in deployed.stack.log("ReceiveWebhook")[-5:]]
+        assert not [line for line in last if "No run of the poller" in line]
+
+
 def a_video_is_looked_up(deployed: Deployed) -> None:
     deployed.manage("status", deployed.upload_and_hear())
 
@@ -135,6 +150,7 @@ def cold(function: str, scenario: Scenario) -> Scenario:
 
 NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "ReceiveWebhook": {
+        "StartPoller": a_webhook_starts_a_run_of_the_poller,
         "ReadDownload": a_webhook_meets_a_row_that_changes,
         "WriteDownload": a_webhook_is_recorded,
         "ReadControl": a_webhook_leads_to_a_create_at_once,
@@ -145,6 +161,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "PollDownloads": {
         "FindDueDownloads": a_poll_makes_a_download_ready,
         "ReadDownloadsOfVideo": a_poll_hears_of_a_download_that_was_not_due,
+        "ReadDueDownloads": a_poll_makes_a_download_ready,
         "WriteDownload": a_poll_makes_a_download_ready,
         "ReadControl": a_poll_makes_a_download_ready,
         "WriteControl": a_poll_makes_a_download_ready,
@@ -161,6 +178,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "ManageDownloads": {
         "FindDueDownloads": the_stack_is_summed_up,
         "FindDownloadsByStatus": the_stack_is_summed_up,
+        "ReadDueDownloads": the_stack_is_summed_up_while_a_download_is_due,
         "ReadDownloadsOfVideo": a_video_is_looked_up,
         "ReadDownload": a_link_is_given,
         "WriteDownload": a_download_is_requested,

@@ -273,7 +273,7 @@ class Stage:
                 control, self.limit, credentials, self.clock, GatedPool(self, sandbox)
             ),
             pace=RecentPace(control, self.clock),
-            waker=Waker(control, start_poller, self.clock),
+            waker=Waker(control, start_poller, 60.0, self.clock),
             download_types=BOTH,
             retention=self.retention,
             clock=sandbox.clock,

@@ -160,7 +160,9 @@ class World:
                 InProcessPool(self.simulator, sleep=self.clock.sleep),
             ),
             pace=RecentPace(self.control, self.clock),
-            waker=Waker(self.control, self.start_poller, self.clock) if self.wakes else None,
+            waker=Waker(self.control, self.start_poller, self.wakes, self.clock)
+            if self.wakes
+            else None,
             download_types=download_types,
             retention=retention,
             price=self.price,

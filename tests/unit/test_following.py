@@ -9,15 +9,26 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.download_item import from_item, to_item
+from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, Reason, Status, Step, Work
+from stream_downloads.domain.download import Download, Lane, Reason, Status, Step, Work
 from stream_downloads.domain.pace import PACE
 from stream_downloads.services import working_set
 from stream_downloads.services.manage import oldest_due
 from stream_downloads.services.steps import Outcome, Verdict
 from tests.support.memory import MemoryDownloads
-from tests.support.rows import DEFAULT, NOW, RECHECK, in_progress, ready, url_of
-from tests.support.world import BY_HAND, SCHEDULED, World
+from tests.support.rows import (
+    AUDIO,
+    DEFAULT,
+    NOW,
+    RECHECK,
+    due,
+    in_progress,
+    ready,
+    requested,
+    url_of,
+)
+from tests.support.world import SCHEDULED, World
 
 MINUTE = 60.0
 
@@ -102,7 +113,7 @@ def test_a_run_writes_the_progress_once_at_its_end(monkeypatch: pytest.MonkeyPat
     assert len(saved) == 1
     [row] = world.downloads.rows.values()
     assert row.percent_complete is not None
-    assert row.percent_complete > 5
+    assert row.percent_complete > 3
     assert row.due_at is not None
     assert row.due_at > world.clock()
     assert row.indexed_at is not None
@@ -193,16 +204,86 @@ def test_only_so_many_rows_stay_behind_their_time_in_the_index(
     assert 3 <= len(behind) <= 3 + 16
 
 
-def test_rows_that_are_followed_hide_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("window", [0.0, 55.0])
+@pytest.mark.parametrize("lane", Lane)
+def test_rows_that_are_followed_hide_no_others(
+    lane: Lane, window: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(working_set, "DUE_AT_MOST", 2)
     world = World()
-    slow = [followed(world, generation_seconds=3000.0) for _ in range(5)]
-    world.poll(55.0)
-    quick = followed(world, generation_seconds=1.0)
+    slow = [in_progress(f"{number:032x}", lane=lane) for number in range(5)]
+    for row in slow:
+        kept = transitions.followed(due(row, NOW + 1), due(row, NOW + 3000))
+        assert kept is not None
+        world.downloads.add(kept)
+    uid = world.simulator.upload(generation_seconds=1.0, webhook_delays=())
+    world.downloads.add(due(requested(uid, lane=lane), NOW + 2))
     world.clock.sleep(5.0)
-    world.poll(55.0, command=BY_HAND)
-    assert world.downloads.rows[quick, DEFAULT].status is Status.READY
-    assert {world.downloads.rows[uid, DEFAULT].status for uid in slow} == {Status.INPROGRESS}
+    world.poll(window)
+    assert world.simulator.counts()["create download"] == 1
+    assert {world.downloads.rows[row.key].version for row in slow} == {1}
+
+
+def test_both_downloads_of_a_video_are_followed_with_one_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(download_types=(DEFAULT, AUDIO))
+    uid = followed(world, generation_seconds={"default": 300.0, "audio": 200.0})
+    of_video = MemoryDownloads.of_video
+    monkeypatch.setattr(MemoryDownloads, "of_video", die)  # it would read what is older
+    world.poll(55.0)
+    monkeypatch.setattr(MemoryDownloads, "of_video", of_video)
+    rows = world.downloads.of_video(uid)
+    assert [row.percent_complete for row in rows if (row.percent_complete or 0) < 5] == []
+    assert [row.version for row in rows] == [3, 3]
+
+
+def test_a_row_that_could_not_be_read_or_changed_is_noticed_when_others_write_it() -> None:
+    world = World()
+    uid = followed(world, generation_seconds=600.0)
+    rows = working_set.WorkingSet(world.downloads)
+    rows.read("live-look", NOW + 300, NOW + 300)
+    [row] = rows.due(["live-look"], NOW + 300)
+    rows.take([row], Outcome(Verdict.FAILED))
+    assert rows.due(["live-look"], NOW + 300) == []
+    rows.read("live-look", NOW + 300, NOW + 300)
+    assert rows.due(["live-look"], NOW + 300) == [], "it waits for the next run"
+    changed = world.downloads.save(transitions.delete(row, NOW + 200))
+    rows.read("live-look", NOW + 300, NOW + 300)
+    assert rows.due(["live-look"], NOW + 300) == [changed]
+    assert changed.video_uid == uid
+
+
+def test_an_entry_that_comes_twice_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    followed(world, generation_seconds=600.0)
+    due_once = MemoryDownloads.due
+
+    def twice(table: MemoryDownloads, *arguments: Any) -> Any:
+        return (entry for found in due_once(table, *arguments) for entry in (found, found))
+
+    monkeypatch.setattr(MemoryDownloads, "due", twice)
+    world.clock.sleep(MINUTE)
+    assert world.poll(0.0).requests == 1
+    assert oldest_due(world.service, ["live-look"]) is None
+
+
+def test_what_was_learned_is_written_before_the_lease_is_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    followed(world, generation_seconds=600.0)
+    world.clock.sleep(MINUTE)
+    seen: list[int] = []
+    release = Lease.release
+
+    def look(lease: Lease, *, completed: bool) -> None:
+        seen.append(world.control.read(PACE).version)
+        release(lease, completed=completed)
+
+    monkeypatch.setattr(Lease, "release", look)
+    world.poll(0.0)
+    assert seen == [1]
 
 
 def test_the_status_of_the_stack_counts_no_row_that_waits_for_its_poll() -> None:

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 from stream_downloads.adapters.shared_state import POLLER_LEASE, Lease
 from stream_downloads.domain.commands import BadRequest, PollCommand, poll
 from stream_downloads.domain.download import Status
+from stream_downloads.domain.pace import PACE, Pace, Sample
 from stream_downloads.services.poll import HAND_OVER_BEFORE, LEASE_SECONDS
 from stream_downloads.services.waker import CLAIM_SECONDS, KNOWN_FOR
 from tests.support.clock import START
@@ -73,6 +74,15 @@ def test_no_run_is_started_while_one_is_at_work() -> None:
     assert starts(world) == []
 
 
+def test_no_run_is_started_for_what_falls_due_after_its_end() -> None:
+    world = quiet_stack()
+    pace = Pace.of({DEFAULT: [Sample(600.0, 601.0)] * 30})
+    world.control.write(PACE, pace.as_value(), 0)
+    world.simulator.upload(generation_seconds=600.0)
+    world.deliver_webhooks()
+    assert starts(world) == []
+
+
 def test_a_redelivered_webhook_starts_no_run() -> None:
     world = quiet_stack()
     uid = world.simulator.upload()
@@ -83,12 +93,17 @@ def test_a_redelivered_webhook_starts_no_run() -> None:
     assert len(starts(world)) == 1
 
 
-def test_a_run_that_cannot_be_started_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+REFUSED: Any = {"Error": {"Code": "TooManyRequestsException", "Message": "Rate exceeded"}}
+
+
+@pytest.mark.parametrize("error", [ClientError(REFUSED, "Invoke"), KeyError("unforeseen")], ids=str)
+def test_a_run_that_cannot_be_started_changes_no_answer(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(wakes=WINDOW)
-    error = {"Error": {"Code": "TooManyRequestsException", "Message": "Rate exceeded"}}
 
     def refused(_claim: str) -> None:
-        raise ClientError(error, "Invoke")  # type: ignore[arg-type]
+        raise error
 
     world.start_poller = refused  # type: ignore[method-assign,assignment]
     world.webhook_service = world.make_service(600, (DEFAULT,), 0.0, 7)
@@ -96,6 +111,7 @@ def test_a_run_that_cannot_be_started_changes_no_answer(caplog: pytest.LogCaptur
     assert world.deliver_webhooks() == [200]
     assert world.downloads.rows[uid, DEFAULT].status is Status.INPROGRESS
     assert "No run of the poller could be started" in caplog.text
+    assert Lease(world.control, POLLER_LEASE, "another", 1.0).hold(), "the claim is given back"
 
 
 def test_a_claim_is_good_for_one_run() -> None:
@@ -122,6 +138,17 @@ def test_a_run_in_between_ends_where_the_next_scheduled_one_begins() -> None:
     world.poll(WINDOW, command=BY_HAND)
     assert world.clock() <= START + 3 * MINUTE - HAND_OVER_BEFORE
     assert world.simulator.calls[-1].at > START + 2 * MINUTE + 40
+
+
+def test_a_run_that_starts_while_the_scheduled_one_waits_leaves_it_the_lease() -> None:
+    world = quiet_stack()
+    world.simulator.upload(generation_seconds=600.0)
+    world.deliver_webhooks()
+    world.clock.now = START + 2 * MINUTE + 0.5
+    claim = starts(world)[0]
+    Lease(world.control, POLLER_LEASE, claim, 10.0).hold()
+    world.poll(WINDOW, command=PollCommand(claim=claim))
+    assert world.clock() < START + 2 * MINUTE + 5
 
 
 def test_a_scheduled_run_waits_for_the_lease_of_one_that_ends_late() -> None:
@@ -159,7 +186,13 @@ def test_a_run_reads_once_more_after_releasing_its_lease(monkeypatch: pytest.Mon
     assert summary.ready == 1
 
 
-def test_a_warm_webhook_makes_four_calls_of_dynamodb(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("later", "wake"),
+    [(KNOWN_FOR / 2, []), (30.0, ["read"])],  # a run was just started, or is at work
+)
+def test_a_warm_webhook_makes_four_calls_of_dynamodb_around_the_create(
+    later: float, wake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = quiet_stack()
     world.simulator.upload()
     world.deliver_webhooks()
@@ -170,10 +203,12 @@ def test_a_warm_webhook_makes_four_calls_of_dynamodb(monkeypatch: pytest.MonkeyP
     ):
         for method in methods:
             count(monkeypatch, part, method, calls)
-    world.clock.sleep(KNOWN_FOR - 1)
+    world.clock.sleep(later)
+    Lease(world.control, POLLER_LEASE, starts(world)[0], 2 * later).hold()
+    calls.clear()
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
-    assert calls == ["read", "write", "add", "save"]
+    assert calls == ["read", "write", "add", "save", *wake]
     assert world.simulator.counts() == {"create download": 2}
 
 

@@ -30,7 +30,7 @@ class Due(NamedTuple):
 
     Attributes:
         key: of the row: video and type.
-        due_at: when its next step is due, or earlier: the row knows.
+        due_at: not later than the row's own ``due_at``.
     """
 
     key: Key
@@ -136,14 +136,20 @@ class DownloadsTable:
     def read(self, keys: Sequence[Key]) -> list[Download]:
         """Return those of at most 100 rows that are there, read consistently.
 
-        What DynamoDB does not get around to, and what cannot be read, is left out.
+        What DynamoDB does not get around to in two calls, and what cannot be read, is left out.
         """
-        if not keys:
-            return []
-        answer = self._client.batch_get_item(
-            RequestItems={self._table_name: {"Keys": _items(keys), "ConsistentRead": True}}
-        )
-        return list(_readable(answer["Responses"].get(self._table_name, [])))
+        found: list[dict[str, Any]] = []
+        wanted = _items(keys)
+        for _ in range(2):
+            if not wanted:
+                break
+            answer = self._client.batch_get_item(
+                RequestItems={self._table_name: {"Keys": wanted, "ConsistentRead": True}}
+            )
+            found += answer["Responses"].get(self._table_name, [])
+            left: Mapping[str, Any] = answer.get("UnprocessedKeys", {})
+            wanted = left.get(self._table_name, {}).get("Keys", [])
+        return list(_readable(found))
 
     def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
         """Yield the entries of a queue that are due by then, the oldest first.

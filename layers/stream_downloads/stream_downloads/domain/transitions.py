@@ -231,8 +231,9 @@ def followed(before: Download, after: Download) -> Download | None:
     )
     if after != progress or polled.step is not Step.LIST or polled.trouble:
         return None
-    indexed_at = min(polled.due_at, before.indexed_at or polled.due_at)
-    return replace(after, work=replace(polled, indexed_at=indexed_at))
+    if before.indexed_at is None or polled.due_at < before.indexed_at:
+        return None
+    return replace(after, work=replace(polled, indexed_at=before.indexed_at))
 
 
 def listed_ready(row: Download, url: str, maintenance: Work, now: float) -> Download:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stream_downloads.adapters.downloads_table import LostRace
@@ -40,7 +41,7 @@ def video_is_ready(
         download_types: the downloads that it gets.
         now: seconds since the epoch.
         lane: the priority of new rows.
-        permits: for so many new rows the caller sends the create next: they are added as sent,
+        permits: the caller sends the creates of so many rows next: new ones are added as sent,
             which saves a write.
 
     Returns:
@@ -49,17 +50,10 @@ def video_is_ready(
     Raises:
         botocore.exceptions.ClientError, BotoCoreError: not everything could be written.
     """
-    written: list[Download] = []
-    for download_type in download_types:
-        wanted = transitions.request(video, download_type, now, lane=lane)
-        if permits > len(written):
-            wanted = transitions.create_sent(wanted, now)
-        row = add_or_change(
-            downloads, wanted, lambda row: transitions.video_is_ready(row, video, now, lane=lane)
-        )
-        if row is not None:
-            written.append(row)
-    return written
+    wanted = [transitions.request(video, kind, now, lane=lane) for kind in download_types]
+    sent = [transitions.create_sent(row, now) for row in wanted[:permits]]
+    again = partial(transitions.video_is_ready, video=video, now=now, lane=lane)
+    return _add_or_change_all(downloads, sent + wanted[permits:], again)
 
 
 def video_has_failed(
@@ -76,14 +70,11 @@ def video_has_failed(
     Raises:
         botocore.exceptions.ClientError, BotoCoreError: not everything could be written.
     """
-    written = []
-    for download_type in download_types:
-        wanted = transitions.request(video, download_type, now)
-        failed = transitions.fail_video(wanted, video, now)
-        row = add_or_change(downloads, failed, lambda row: transitions.video_has_failed(row, now))
-        if row is not None:
-            written.append(row)
-    return written
+    failed = [
+        transitions.fail_video(transitions.request(video, kind, now), video, now)
+        for kind in download_types
+    ]
+    return _add_or_change_all(downloads, failed, partial(transitions.video_has_failed, now=now))
 
 
 def warn_of_unknown_downloads(video: Video) -> None:
@@ -94,6 +85,16 @@ def warn_of_unknown_downloads(video: Video) -> None:
         logger.warning(
             f"meta.downloads is not one of {known}: DownloadTypes applies", extra=details
         )
+
+
+def _add_or_change_all(
+    downloads: Downloads,
+    wanted: Sequence[Download],
+    transition: Callable[[Download], Download],
+) -> list[Download]:
+    """Add rows, or make a transition of those that are there; return the rows as written."""
+    rows = (add_or_change(downloads, row, transition) for row in wanted)
+    return [row for row in rows if row is not None]
 
 
 def add_or_change(

@@ -72,7 +72,8 @@ def manage(
         return video_status(uid, rows)
     wish = transitions.delete if command.action is Action.DELETE else transitions.retry
     transition = partial(wish, now=service.clock())
-    return downloads_answer(uid, [changed(service, row, transition) for row in rows])
+    changed = [intents.change(service.downloads, row, transition) or row for row in rows]
+    return downloads_answer(uid, changed)
 
 
 def request(service: Service, uid: str, types: tuple[DownloadType, ...]) -> dict[str, Any]:
@@ -122,7 +123,8 @@ def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any
         try:
             row = service.downloads.get(uid, kind)
             if row is not None and row.status is Status.ERROR:
-                changed(service, row, partial(transitions.retry, now=service.clock()))
+                again = partial(transitions.retry, now=service.clock())
+                intents.change(service.downloads, row, again)
                 count += 1
         except (Unreadable, LostRace) as error:  # one bad row blocks no other
             failed += 1
@@ -130,13 +132,6 @@ def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any
             logger.error("A row could not be opened again", extra=details)
     ended = f"done, but {failed} could not be opened: see the log" if failed else "done"
     return {"retried": count, "ended": ended}
-
-
-def changed(
-    service: Service, row: Download, transition: Callable[[Download], Download]
-) -> Download:
-    """Make a transition; the row as it is then."""
-    return intents.change(service.downloads, row, transition) or row
 
 
 def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
@@ -161,7 +156,8 @@ def oldest_due(service: Service, queues: Iterable[str]) -> float | None:
     due = []
     for queue in queues:
         entries = islice(service.downloads.due(queue, now, KEYS_AT_ONCE), KEYS_AT_ONCE)
-        rows = service.downloads.read([entry.key for entry in entries])
+        # An entry that moves while the index is read can come twice.
+        rows = service.downloads.read(list(dict.fromkeys(entry.key for entry in entries)))
         due += [row.due_at for row in rows if row.due_at and row.due_at <= now]
     return min(due, default=None)
 

@@ -40,7 +40,9 @@ READ_LESS_URGENT_AFTER: Final = 15.0
 # The last batch begins by then, so that the run of the next minute need not wait long.
 BUSY_AT_MOST: Final = 55.0
 MINUTE: Final = 60.0
+# A run that is not scheduled leaves the lease free for the scheduled one, which may be early.
 HAND_OVER_BEFORE: Final = 1.0
+SCHEDULE_STARTS_WITHIN: Final = 5.0
 LEASE_SECONDS: Final = 30.0
 LEASE_RENEWED_AFTER: Final = 15.0
 
@@ -121,9 +123,7 @@ class Poller:
         self._pace = Pace.of({})
         self._pace_version = 0
         self._held_up = USED_UP
-        # Learned once the row is written: until then it may be polled for the first time again.
         self._samples: dict[Key, Sample] = {}
-        self._learned: list[tuple[DownloadType, Sample]] = []
 
     def run(self, window: float, command: PollCommand) -> Summary:
         """Work off what is due, and what falls due within the window.
@@ -139,7 +139,7 @@ class Poller:
         if not self._acquire(started, scheduled=command.scheduled):
             self._summary.ended = "another run is at work"
             return self._summary
-        self._set_end(started, window, scheduled=command.scheduled)
+        self._set_end(started, window, command)
         self._turn = int(started // MINUTE)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
         try:
@@ -161,19 +161,22 @@ class Poller:
             if self._clock() >= give_up_at:
                 return False
             self._service.sleep(1.0)
-        self._leased_at = self._clock()
+        self._leased_at = self._service.monotonic()
         return True
 
-    def _set_end(self, started: float, window: float, *, scheduled: bool) -> None:
+    def _set_end(self, started: float, window: float, command: PollCommand) -> None:
         """Decide when to stop. A run in between ends where the next scheduled one begins."""
         self._end = started + window
         self._stop_at = started + max(window, BUSY_AT_MOST)
         scheduled_at = self._lease.notes.get("scheduled_at")
-        if scheduled or scheduled_at is None:
+        if command.scheduled or scheduled_at is None:
             return
-        minutes = math.ceil((started - scheduled_at) / MINUTE)
-        next_run_at = scheduled_at + minutes * MINUTE - HAND_OVER_BEFORE
-        self._end, self._stop_at = min(self._end, next_run_at), min(self._stop_at, next_run_at)
+        minutes, since = divmod(started - scheduled_at, MINUTE)
+        next_run_at = started + MINUTE - since - HAND_OVER_BEFORE
+        if command.claim and minutes and since < SCHEDULE_STARTS_WITHIN:
+            next_run_at = started  # the scheduled run of this minute waits for the lease
+        self._end = min(self._end, next_run_at)
+        self._stop_at = min(self._stop_at, max(next_run_at, started + 1.0))
 
     def _work(self, window: float) -> bool:
         """Follow the due rows, then release the lease; return True if new ones came meanwhile.
@@ -204,11 +207,11 @@ class Poller:
             raise Stop("the next run goes on")
 
     def _keep_lease(self) -> None:
-        if self._clock() - self._leased_at < LEASE_RENEWED_AFTER:
+        if self._service.monotonic() - self._leased_at < LEASE_RENEWED_AFTER:
             return
         if not self._lease.hold():
             raise Stop("another run has taken over")
-        self._leased_at = self._clock()
+        self._leased_at = self._service.monotonic()
 
     # --- which rows ---------------------------------------------------------------------------
 
@@ -228,7 +231,7 @@ class Poller:
                     raise Stop(self._held_up)
                 return
             self._check_time()
-            self._service.sleep(max(1.0, wake_at - now))
+            self._service.sleep(min(READ_AGAIN_AFTER, max(1.0, wake_at - now)))
             self._keep_lease()
 
     def _due(self, now: float) -> tuple[list[Download], float]:
@@ -334,32 +337,34 @@ class Poller:
     def _hand_over(self, *, completed: bool) -> None:
         """Write the rows that were followed, and release the lease."""
         failed = self._rows.write(self._in_parallel)
-        self._learned += [
-            (key[1], sample) for key, sample in self._samples.items() if key not in failed
-        ]
+        # A download whose poll was not written is polled for the first time again.
+        learned = [(key[1], sample) for key, sample in self._samples.items() if key not in failed]
         self._samples.clear()
+        try:
+            self._write_pace(learned)
+        except (ClientError, BotoCoreError) as error:
+            logger.warning("What was learned could not be written", extra=described(error))
         try:
             self._lease.release(completed=completed)
         except (ClientError, BotoCoreError) as error:  # it expires
             logger.warning("The lease could not be released", extra=described(error))
 
     def _finish(self) -> None:
-        """Write what was learned; what has been done stands without that."""
+        """Measure the use of the request limit; what has been done stands without that."""
         try:
-            self._write_pace()
             usage = self._service.gateway.usage()
             record(Metric.BUDGET_USED, 100 * usage.used / usage.limit)
         except (ClientError, BotoCoreError) as error:
-            logger.warning("The end of a run could not be written", extra=described(error))
+            logger.warning("The request budget could not be read", extra=described(error))
 
     def _read_pace(self) -> None:
         kept = self._service.control.read(PACE)
         self._pace, self._pace_version = Pace.parse(kept.value), kept.version
 
-    def _write_pace(self) -> None:
+    def _write_pace(self, learned: Sequence[tuple[DownloadType, Sample]]) -> None:
         """Write what was learned, unless another run has done so meanwhile."""
-        if self._learned:
-            value = self._pace.with_samples(self._learned).as_value()
+        if learned:
+            value = self._pace.with_samples(learned).as_value()
             self._service.control.write(PACE, value, self._pace_version)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,6 +16,7 @@ from stream_downloads.adapters.secrets import SecretUnavailable, SigningSecrets
 from stream_downloads.adapters.shared_state import Grant
 from stream_downloads.domain import signature, transitions
 from stream_downloads.domain.download import Download, Step
+from stream_downloads.domain.pace import Pace
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.domain.signature import NoSecret, Unauthentic, UnauthenticReason
 from stream_downloads.domain.video import Unusable, Video, parse_webhook
@@ -78,8 +80,7 @@ def receive(
     outcome = "video_failed"
     if video.state == "ready":
         if grant.count:
-            create_at_once(service, rows, grant)
-            wake_poller(service, rows)
+            wake_poller(service, create_at_once(service, rows, grant))
         outcome = "recorded" if rows else "already_known"
     return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
@@ -121,33 +122,53 @@ def record_intent(service: Service, video: Video, grant: Grant, now: float) -> l
     return []
 
 
-def create_at_once(service: Service, rows: Sequence[Download], grant: Grant) -> None:
-    """Create the downloads that were requested; what cannot be done now, the poller will do."""
+def create_at_once(service: Service, rows: Sequence[Download], grant: Grant) -> float:
+    """Create the downloads that were requested; what cannot be done now, the poller will do.
+
+    Returns:
+        When the first of them has to be polled, infinity if none was created.
+    """
     ends_at, verdict = service.monotonic() + ALL_CREATES_SECONDS, Verdict.ANSWERED
-    steps = service.steps()
+    steps, due_at = service.steps(), math.inf
     try:
-        pace = service.pace.read()
+        pace = recent_pace(service)
         for row in rows[: grant.count]:
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
             is_sent = row.version == 1 and row.step is Step.LIST  # added as such, not changed
             if seconds <= 0 or verdict is Verdict.CREDENTIALS:
                 if is_sent:
                     service.downloads.save(transitions.create_not_sent(row, service.clock()))
-            elif is_sent:
-                verdict = steps.send_create(row, grant, pace, seconds).verdict
+                continue
+            if is_sent:
+                outcome = steps.send_create(row, grant, pace, seconds)
             elif row.step is Step.CREATE and (row.due_at or 0.0) <= service.clock():
-                verdict = steps.perform([row], grant, pace, seconds).verdict
+                outcome = steps.perform([row], grant, pace, seconds)
+            else:
+                continue
+            verdict = outcome.verdict
+            due_at = min([due_at, *(after.due_at or math.inf for _, after in outcome.changes)])
         service.gateway.settle()
     except Exception:  # noqa: BLE001 - the intent is durable: nothing here can undo the 200
         logger.exception("The create could not be made at once; the poller will make it")
+    return due_at
 
 
-def wake_poller(service: Service, rows: Sequence[Download]) -> None:
-    """Start a run of the poller for new rows, unless one is at work."""
+def recent_pace(service: Service) -> Pace:
+    """Return how long recent downloads took; none are known if the table cannot be read."""
     try:
-        if rows and service.waker:
-            service.waker.wake()
+        return service.pace.read()
     except (ClientError, BotoCoreError) as error:
+        logger.warning("The pace of recent downloads could not be read", extra=described(error))
+        return Pace.of({})
+
+
+def wake_poller(service: Service, due_at: float) -> None:
+    """Start a run of the poller for what falls due then, unless one is at work."""
+    if service.waker is None:
+        return
+    try:
+        service.waker.wake(due_at - service.clock())
+    except Exception as error:  # noqa: BLE001 - nothing here can undo the 200
         logger.warning(
             "No run of the poller could be started: the next minute's goes on",
             extra=described(error),

@@ -241,7 +241,7 @@ class Steps:
             states = {}
         if not states.keys() <= {row.download_type for row in rows}:
             # One list answers for all types of a video, due or not.
-            rows = [row for row in self.downloads.of_video(uid) if row.step is step] or rows
+            rows = self._of_video(rows, step)
         now = self.clock()
         listed = [Change(row, self._listed(row, states, poll_at, now)) for row in rows]
         changes, kept = [], []
@@ -260,6 +260,12 @@ class Steps:
         ]
         rows_kept = tuple(row for _, row in kept)
         return outcome._replace(followed=rows_kept, samples=tuple(samples))
+
+    def _of_video(self, known: Sequence[Download], step: Step | None) -> Sequence[Download]:
+        """Return all rows of a video that wait for a step, known ones as they are known."""
+        copies = {(row.key, row.version): row for row in known}
+        rows = [row for row in self.downloads.of_video(known[0].video_uid) if row.step is step]
+        return [copies.get((row.key, row.version), row) for row in rows] or known
 
     def _listed(
         self, row: Download, states: dict[str, DownloadState], poll_at: PollAt, now: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from typing import TYPE_CHECKING, Final
 
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 
 # A run that was started takes its lease over by then, or else it did not start.
 CLAIM_SECONDS: Final = 10.0
-# A run that is at work notices new rows within this time, also at its end.
-KNOWN_FOR: Final = 5.0
+# A run that was started has not read the index by then.
+KNOWN_FOR: Final = 1.0
 
 
-def start_poller(claim: str) -> None:
+def start_poller(function_name: str, claim: str) -> None:
     """Invoke PollDownloads asynchronously, to take over the lease of the owner that is given."""
     aws.client("lambda").invoke(
-        FunctionName=os.environ["POLL_DOWNLOADS_FUNCTION"],
+        FunctionName=function_name,
         InvocationType="Event",
         Payload=json.dumps({"claim": claim}).encode(),
     )
@@ -40,6 +39,7 @@ class Waker:
         self,
         control: Control,
         start: Callable[[str], None],
+        window: float,
         monotonic: Callable[[], float],
     ) -> None:
         """Prepare.
@@ -47,22 +47,29 @@ class Waker:
         Args:
             control: the store of the lease.
             start: starts a run, which takes over the lease of the owner that is given.
+            window: for how many seconds a run follows what falls due.
             monotonic: seconds.
         """
         self._control = control
         self._start = start
+        self._window = window
         self._monotonic = monotonic
         self._known_until = 0.0
 
-    def wake(self) -> None:
-        """Start a run unless one is at work.
+    def wake(self, due_in: float) -> None:
+        """Start a run for what falls due in so many seconds, unless one is at work.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: AWS could not be asked.
         """
-        if self._monotonic() < self._known_until:
+        if due_in >= self._window or self._monotonic() < self._known_until:
             return
         claim = uuid.uuid4().hex
-        if Lease(self._control, POLLER_LEASE, claim, CLAIM_SECONDS).hold():
-            self._start(claim)
+        lease = Lease(self._control, POLLER_LEASE, claim, CLAIM_SECONDS)
+        if lease.hold():
+            try:
+                self._start(claim)
+            except BaseException:
+                lease.release()
+                raise
         self._known_until = self._monotonic() + KNOWN_FOR

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.downloads_table import Due, LostRace
 from stream_downloads.adapters.observability import described, logger
 from stream_downloads.domain.download import Download, Status, Step
 from stream_downloads.services.steps import Verdict
@@ -16,14 +16,15 @@ from stream_downloads.services.steps import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from stream_downloads.adapters.downloads_table import Downloads, Due, Key
+    from stream_downloads.adapters.downloads_table import Downloads, Key
     from stream_downloads.services.steps import Outcome
 
 ENTRIES_AT_ONCE: Final = 250
 # Of each queue: more would only grow old in memory while they wait for a permit.
 DUE_AT_MOST: Final = 64
-# Rows that are followed keep their place at the front of the index: more would hide the others.
-FOLLOWED_AT_MOST: Final = 100
+# Rows that are followed keep their place at the front of the index. With a batch more than this,
+# `status` still reads past them.
+FOLLOWED_AT_MOST: Final = 80
 # Polls that fall due so soon after another share its permit's write.
 TOGETHER_WITHIN: Final = 1.0
 # The table keeps three decimals.
@@ -31,19 +32,23 @@ SAME_TIME: Final = 0.001
 
 
 class WorkingSet:
-    """Rows as they were read or written last, or as they were followed since.
+    """Rows as they were read or written last, or followed since.
 
-    What others write meanwhile shows in the index, or else by the condition of the next write.
+    A change by others shows in the index, or makes the next write fail.
     """
 
     def __init__(self, downloads: Downloads) -> None:
         self._downloads = downloads
         self._rows: dict[Key, Download] = {}
         self._unsaved: set[Key] = set()
-        self._left_out: set[Key] = set()
+        # Rows that wait for the next run, with the time at which the index has them due: one that
+        # others write has another time.
+        self._left_out: dict[Key, float] = {}
 
     def read(self, queue: str, now: float, until: float) -> bool:
         """Read rows of a queue that are not in memory yet, the first to fall due.
+
+        Rows that are followed stand first in the index, and fall due later: those are read past.
 
         Args:
             queue: of the index.
@@ -53,24 +58,34 @@ class WorkingSet:
         Returns:
             True if there may be more.
         """
-        room = DUE_AT_MOST - len(self._due({queue}, now))
-        entries = self._downloads.due(queue, until, ENTRIES_AT_ONCE) if room > 0 else iter(())
-        new = [entry.key for entry in islice(self._unknown(queue, entries), max(0, room))]
-        rows = self._downloads.read(new)
-        for row in rows:
-            if row.key not in self._rows or self._rows[row.key].version < row.version:
-                self._rows[row.key] = row
-                self._unsaved.discard(row.key)
-        self._left_out |= set(new) - {row.key for row in rows}
-        return len(new) >= room
+        unknown = self._unknown(queue, self._downloads.due(queue, until, ENTRIES_AT_ONCE))
+        while (room := DUE_AT_MOST - len(self._due({queue}, now))) > 0:
+            # An entry that moves while the index is read can come twice.
+            entries = {entry.key: entry.due_at for entry in islice(unknown, room)}
+            if not entries:
+                break
+            self._take_over(self._downloads.read(list(entries)))
+            for key in entries.keys() - self._rows.keys():
+                self._left_out[key] = entries[key]
+        return room <= 0
 
     def due(self, queues: Collection[str], now: float) -> list[Download]:
-        """Return the rows of these queues that are due, and the polls that are sent with them."""
+        """Return the rows of these queues that are due, and the polls that are sent with them.
+
+        Those are polls that fall due in a moment, and those of the same videos: one list answers
+        for all downloads of a video.
+        """
         due = self._due(queues, now)
-        if due:
-            soon = self._due(queues, now + TOGETHER_WITHIN)
-            due += [row for row in soon if (row.due_at or 0.0) > now and _is_followed(row)]
-        return due
+        videos = {row.video_uid for row in due if _waits_for_progress(row)}
+        soon = now + TOGETHER_WITHIN
+        later = [] if not due else self._due(queues, math.inf)
+        return due + [
+            row
+            for row in later
+            if (row.due_at or 0.0) > now
+            and _waits_for_progress(row)
+            and ((row.due_at or 0.0) <= soon or row.video_uid in videos)
+        ]
 
     def next_due_at(self) -> float:
         """Return when the first row of all falls due, infinity if none does."""
@@ -95,7 +110,7 @@ class WorkingSet:
             if outcome.verdict is Verdict.LOST_RACE:  # the index leads to what others wrote
                 self._forget(row.key)
             elif outcome.verdict in (Verdict.ANSWERED, Verdict.FAILED):
-                self._left_out.add(row.key)
+                self._left_out[row.key] = row.indexed_at or 0.0
 
     def write(self, in_parallel: Callable[..., Iterable[bool]]) -> set[Key]:
         """Write the rows that were followed; return those that could not be written."""
@@ -118,30 +133,41 @@ class WorkingSet:
             return True
         return False
 
-    def _due(self, queues: Collection[str], now: float) -> list[Download]:
+    def _take_over(self, rows: Iterable[Download]) -> None:
+        """Take over rows that are newer than those in memory."""
+        for row in rows:
+            if row.key not in self._rows or self._rows[row.key].version < row.version:
+                self._rows[row.key] = row
+                self._unsaved.discard(row.key)
+                self._left_out.pop(row.key, None)
+
+    def _due(self, queues: Collection[str], until: float) -> list[Download]:
         return [
             row
             for row in self._rows.values()
-            if row.queue in queues and (row.due_at or 0.0) <= now and row.key not in self._left_out
+            if row.queue in queues
+            and (row.due_at or 0.0) <= until
+            and row.key not in self._left_out
         ]
 
     def _unknown(self, queue: str, entries: Iterable[Due]) -> Iterator[Due]:
         """Yield the entries that lead to rows of which this has no copy, or an older one."""
-        for entry in entries:
-            row = self._rows.get(entry.key)
+        for key, due_at in entries:
+            row = self._rows.get(key)
             known_at = row.indexed_at if row and row.queue == queue else None
-            if entry.key in self._left_out:
-                continue
-            if known_at is None or abs(known_at - entry.due_at) >= SAME_TIME:
-                yield entry
+            known = (at for at in (known_at, self._left_out.get(key)) if at is not None)
+            if all(abs(at - due_at) >= SAME_TIME for at in known):
+                yield Due(key, due_at)
 
     def _forget(self, key: Key) -> None:
         self._rows.pop(key, None)
+        self._left_out.pop(key, None)
         self._unsaved.discard(key)
 
 
-def _is_followed(row: Download) -> bool:
-    """Return True for a row that waits for nothing but progress: its poll may come early."""
+def _waits_for_progress(row: Download) -> bool:
+    """Return True if the next poll of a row may come early: nothing holds the download up."""
     work = row.work
-    is_poll = row.status is Status.INPROGRESS and work is not None and work.step is Step.LIST
-    return is_poll and work is not None and work.trouble is None
+    if work is None or work.trouble:
+        return False
+    return row.status is Status.INPROGRESS and work.step is Step.LIST
