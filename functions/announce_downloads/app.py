@@ -6,14 +6,14 @@ import os
 from typing import Any
 
 from stream_downloads.adapters import aws
+from stream_downloads.adapters.event_bus import EventBus
 from stream_downloads.adapters.observability import observed
 from stream_downloads.services.announce import announce
 
-EVENTS = aws.client("events")
-BUS_NAME = os.environ["EVENT_BUS_NAME"]
+BUS = EventBus(aws.client("events"), os.environ["EVENT_BUS_NAME"])
 
 
 @observed
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Announce a batch of the table's changes, in order."""
-    return announce(EVENTS, BUS_NAME, event["Records"])
+    return announce(BUS, event["Records"])

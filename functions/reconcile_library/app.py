@@ -1,4 +1,4 @@
-"""Runs the reconciliation every hour, and a backfill on demand."""
+"""Runs the reconciliation on its schedule, and a backfill on demand."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SERVICE = Service.from_environment()
 LOOKBACK_SECONDS: Final = float(os.environ["RECONCILE_LOOKBACK_HOURS"]) * 3600
+PERIOD_SECONDS: Final = float(os.environ["RECONCILE_MINUTES"]) * 60
 KNOWN = Known()
 THREADS: Final = 8
 
@@ -26,7 +27,13 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     """Reconcile once; with ``since``, backfill the library from then on, too."""
     since = commands.since(event, SERVICE.clock())
     with ThreadPoolExecutor(THREADS) as pool:
-        run = Run(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map, KNOWN)
+        run = Run(
+            SERVICE,
+            lambda: context.get_remaining_time_in_millis() / 1000,
+            pool.map,
+            KNOWN,
+            period=PERIOD_SECONDS,
+        )
         answer = run.reconcile(LOOKBACK_SECONDS, since)
     logger.info("Reconciliation", extra=answer)
     return answer

@@ -1,4 +1,4 @@
-"""Subscribes the webhook at Cloudflare and stores its signing secret, on demand."""
+"""Subscribes the webhook at Cloudflare on demand, and keeps its signing secret up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STORE_SECRET = partial(store_signing_secret, aws.secrets_client(SECRET_ARN), SEC
 
 @observed
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Subscribe the webhook, or make sure that it is subscribed."""
-    answer = register(SERVICE, WEBHOOK_URL, STORE_SECRET, force=commands.force(event))
+    """Register the webhook, or make sure that it is registered."""
+    answer = register(SERVICE, WEBHOOK_URL, STORE_SECRET, commands.registration(event))
     logger.info("Webhook registration", extra=answer)
     return answer

@@ -93,7 +93,7 @@ def run_service(workload: Workload) -> Result:
         price=workload.price_of_a_poll,
         latency=LATENCY_SECONDS,
         arriving=True,
-        wakes=workload.window or None,
+        wakes=workload.window,
         seed=workload.seed,
     )
     uids = _upload(workload, world)

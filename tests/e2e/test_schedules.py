@@ -1,4 +1,4 @@
-"""What runs by itself really does, and nothing of it fails."""
+"""Check that the scheduled functions run and that no invocation fails."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ A_MINUTE = 80.0
 
 @pytest.fixture
 def hourly_schedule(plain: Deployed) -> Iterator[dict[str, Any]]:
-    """ReconcileLibrary's schedule, to be changed; in the end it is as it was."""
+    """Yield ReconcileLibrary's schedule, to be changed; restore it afterwards."""
     scheduler = plain.stack.client("scheduler")
-    name = plain.stack.physical_id("ReconcileLibraryFunctionEveryHour").rpartition("/")[2]
+    name = plain.stack.physical_id("ReconcileLibraryFunctionRegularly").rpartition("/")[2]
     described = scheduler.get_schedule(Name=name)
     kept = ("Name", "Target", "FlexibleTimeWindow", "ScheduleExpression")
     schedule = {field: described[field] for field in kept}
@@ -41,7 +41,7 @@ def test_the_schedule_polls_every_minute(plain: Deployed) -> None:
 
 
 def test_the_schedule_reconciles(plain: Deployed, hourly_schedule: dict[str, Any]) -> None:
-    assert hourly_schedule["ScheduleExpression"] == "rate(1 hour)"
+    assert hourly_schedule["ScheduleExpression"] == "rate(60 minutes)"
     uid = plain.upload(webhook_delays=())
     minutely = {**hourly_schedule, "ScheduleExpression": "rate(1 minute)"}
     plain.stack.client("scheduler").update_schedule(**minutely)

@@ -1,4 +1,4 @@
-"""Builds that are broken on purpose: for each invariant at least one that no longer keeps it.
+"""Break the service on purpose: at least one broken build for each invariant.
 
 Each replaces a function by one that is wrong; `tests.faults.mutants` sees the tests of the faults
 notice. That proves them: a search that finds nothing means something.
@@ -7,7 +7,7 @@ notice. That proves them: a search that finds nothing means something.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
@@ -21,7 +21,7 @@ from stream_downloads.domain import download, signature, transitions
 from stream_downloads.domain.download import Download, DownloadType, Lane
 from stream_downloads.domain.request_budget import Allowance
 from stream_downloads.domain.video import Video
-from stream_downloads.services import receive
+from stream_downloads.services import receive, video_events
 from stream_downloads.services.poll import REQUEST_SECONDS, Poller
 from stream_downloads.services.record import Recorder
 from stream_downloads.services.steps import PollAt, Steps
@@ -83,10 +83,12 @@ _missing = Recorder.missing
 _verify = receive.verify
 
 
-def one_row_is_enough(self: Recorder, uids: Iterable[str]) -> dict[str, list[DownloadType]]:
+def one_row_is_enough(
+    self: Recorder, wanted: Mapping[str, Sequence[DownloadType]]
+) -> dict[str, list[DownloadType]]:
     """Take a video with one row for complete."""
-    missing = _missing(self, uids)
-    return {uid: kinds for uid, kinds in missing.items() if len(kinds) == len(self.download_types)}
+    missing = _missing(self, wanted)
+    return {uid: kinds for uid, kinds in missing.items() if len(kinds) == len(wanted[uid])}
 
 
 def published_by_a_create(
@@ -123,6 +125,13 @@ BREAKS: Final = (
         receive.record_intent,
         lambda *_: [],
         crash("webhook"),
+    ),
+    broken(
+        1,
+        "a webhook is answered although the bus did not take it",
+        video_events.pass_on,
+        lambda *_: True,
+        crash("webhook that is passed on"),
     ),
     broken(
         2,

@@ -1,4 +1,4 @@
-"""A week of chaos in virtual time: ten thousand videos, and three of ten requests go wrong.
+"""Run a week in virtual time: ten thousand videos, and three of ten requests fail.
 
     make chaos
     make chaos CHAOS="--videos 1000 --share 0.5 --days 2 --seed 7"
@@ -16,11 +16,13 @@ import sys
 import time
 from collections import Counter
 
+from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import DownloadType, Status
 from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import DEADLY, Plan
 from tests.faults.stage import Stage
 from tests.simulator import PROGRESS, Fault, Upload, Webhook, unreliable
+from tests.support.secrets_manager import refusal
 
 # A 429 closes the gate for minutes and a refused token ends the run: with as many of them as of
 # the other faults nothing but waiting would be tried. (And 20 MiB take the time of real copying.)
@@ -34,11 +36,16 @@ FAULTS = tuple(fault for fault in Fault if fault not in RARE) * 12 + RARE
 
 
 class Week:
-    """The videos, what happens to them, and what people want."""
+    """The videos, what happens to them, and what operators want."""
 
     def __init__(self, videos: int, share: float, days: float, seed: int) -> None:
         self.chance = random.Random(seed)  # noqa: S311
-        self.stage = Stage(limit=600, seed=seed)
+        self.minutes = self.chance.choice([1, 60])
+        self.stage = Stage(limit=600, seed=seed, video_events=True, period=self.minutes * 60.0)
+        if self.chance.random() < 0.5:
+            self.stage.be_guest()
+        else:
+            self.stage.register()
         self.stage.poison()
         self.stage.simulator.faults.at_random(share, seed=seed, among=FAULTS)
         self.stage.simulator.habit = unreliable(seed, lost=0.1, twice=0.2, late_seconds=600.0)
@@ -50,18 +57,20 @@ class Week:
         self.webhooks = Counter[str]()
 
     def pass_by(self) -> None:
-        """Minute by minute until the last video is there, and an hour longer."""
+        """Run minute by minute until the last video is uploaded, and an hour longer."""
         minutes = 0
         while self.stage.clock() < self.ends + 3600.0:
             self.minute()
             minutes += 1
-            if minutes % 60 == 0:
+            if minutes % self.minutes == 0:
                 self.stage.reconcile()
+            if minutes % 5 == 0:
+                self.stage.register(Registration.REFRESH)
             if minutes % 1440 == 0:
                 self.say_how_far()
 
     def minute(self) -> None:
-        """What happens within a minute."""
+        """Run one minute."""
         while self.uploads and self.uploads[0] <= self.stage.clock():
             del self.uploads[0]
             self.stage.simulator.upload(self.any_upload())
@@ -86,14 +95,19 @@ class Week:
         self.stage.clock.sleep(60 - self.stage.clock() % 60)
 
     def strike(self) -> None:
-        """Now and then a function is killed in the middle of what it does."""
+        """Let the bus fail now and then, and kill a function in the middle of its work."""
+        assert self.stage.events
+        fails = self.chance.random() < 0.05
+        self.stage.events.failure = refusal("InternalException") if fails else None
+        if self.chance.random() < 0.001:
+            self.stage.rotate_signing_secret()
         if self.chance.random() < 0.1:
             name = self.chance.choice(["receive", "poll", "reconcile"])
             self.stage.functions.pop(name, None)
             self.stage.plan = Plan(name, self.chance.randrange(60), self.chance.choice(DEADLY))
 
     def by_hand(self) -> None:
-        """Somebody deletes or requests something, at Cloudflare or here."""
+        """Delete or request a download now and then, at Cloudflare or by command."""
         rows = list(self.stage.downloads.rows.values())
         row = self.chance.choice(rows)
         if row.video_uid not in self.stage.simulator.videos:
@@ -112,12 +126,12 @@ class Week:
                 self.stage.manage(action="status", video_uid=row.video_uid)
 
     def command(self, action: str, uid: str, kind: DownloadType) -> None:
-        """Whoever gets no answer sends it again."""
+        """Send a command until it is answered."""
         while not self.stage.manage(action=action, video_uid=uid, download_types=[kind]):
             pass
 
     def any_upload(self) -> Upload:
-        """A video like those of a real library, and now and then one that is not."""
+        """Return a video like those of a real library, and now and then an odd one."""
         chance = self.chance
         return Upload(
             encode_seconds=chance.choice([0.0, 30.0]),
@@ -126,12 +140,13 @@ class Week:
             private=chance.random() < 0.2,
             has_audio=chance.random() > 0.02,
             error_code="ERR_NON_VIDEO" if chance.random() < 0.02 else None,
+            downloads=chance.choice([None] * 8 + ["none", "audio"]),
             failing_creates={"default": chance.choice([1, 2, 5])} if chance.random() < 0.05 else {},
             noise=3.0,
         )
 
     def say_how_far(self) -> None:
-        """One line a day."""
+        """Print one line a day."""
         rows = Counter(row.status.value for row in self.stage.downloads.rows.values())
         print(f"  day {(self.stage.clock() - 1.8e9) / 86_400:.0f}: {dict(rows)}", flush=True)
 
@@ -161,12 +176,14 @@ def main() -> int:
         "requests while faulty": requests,
         "faulty requests": f"{faulty} ({faulty / requests:.0%})",
         "kinds of fault": len({fault for _, fault in stage.simulator.faults.history}),
+        "ReconcileMinutes": week.minutes,
+        "webhooks passed on": len(stage.events.taken) if stage.events else 0,
         "functions killed": stage.deaths,
         "429s heard": round(stage.metrics["GateClosed"]),
         "most requests in five minutes": f"{stage.invariants.most_requests} of {stage.limit}",
         "URLs refused": round(stage.metrics["UrlsRefused"]),
         "requests per download": round(len(stage.simulator.calls) / len(stage.downloads.rows), 2),
-        "ended in error by false answers, mended by retry": ended_by_lies,
+        "ended in error by false answers, fixed by retry": ended_by_lies,
         "lost, or wrong": len(wrong),
         "seconds": round(time.monotonic() - began),
     }

@@ -1,4 +1,4 @@
-"""One stack and one Cloudflare in virtual time, watched: every call, every row, every line."""
+"""Run a stack and a Cloudflare in virtual time, and observe every call, row and log line."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads.adapters import observability
 from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.event_bus import EventBus
 from stream_downloads.adapters.secrets import (
     ApiCredentials,
     SecretUnavailable,
@@ -29,21 +30,23 @@ from stream_downloads.adapters.secrets import (
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain import commands, download, transitions
-from stream_downloads.domain.commands import BadRequest, PollCommand
+from stream_downloads.domain.commands import BadRequest, PollCommand, Registration
 from stream_downloads.domain.download import Download, DownloadType
-from stream_downloads.domain.video import Video
+from stream_downloads.domain.video import Video, parse_webhook
 from stream_downloads.services.dependencies import RecentPace, Service
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import QUEUES, manage
 from stream_downloads.services.poll import Poller
 from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
+from stream_downloads.services.record import Known
 from stream_downloads.services.register import register
 from stream_downloads.services.waker import Waker
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
 from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
 from tests.support.clock import VirtualClock
+from tests.support.event_bus import Events
 from tests.support.memory import MemoryControl, MemoryDownloads
 from tests.support.secrets_manager import SecretsManager
 from tests.support.template import REFERENCES
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+OWNERS_URL = "https://owner.example.com/hook"
 BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
 API_SECRET = REFERENCES["CloudflareSecretArn"]
 POISON = "no uid of Cloudflare's"
@@ -76,7 +80,7 @@ FORESEEN = (
 
 
 class WatchedDownloads(MemoryDownloads):
-    """The table; somebody hears of every version of every row."""
+    """The table, which reports every version of every row."""
 
     def __init__(self, heard: Callable[[Download | None, Download], None]) -> None:
         super().__init__()
@@ -90,7 +94,7 @@ class WatchedDownloads(MemoryDownloads):
 
 
 class WatchedControl(MemoryControl):
-    """The control table; somebody hears when the gate is closed."""
+    """The control table, which reports when the gate is closed."""
 
     blocked_until = 0.0
 
@@ -99,7 +103,7 @@ class WatchedControl(MemoryControl):
         self._heard = heard
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """As `MemoryControl.write`."""
+        """Do as `MemoryControl.write`."""
         written = super().write(name, value, version)
         if written and name == Budget.NAME and value["blocked_until"] > self.blocked_until:
             self.blocked_until = value["blocked_until"]
@@ -108,12 +112,12 @@ class WatchedControl(MemoryControl):
 
 
 class WatchedSimulator(StreamSimulator):
-    """Cloudflare; somebody hears of every answer."""
+    """Cloudflare, which reports every answer."""
 
     heard: Callable[[Response], None]
 
     def handle(self, request: Request) -> Response:
-        """As `StreamSimulator.handle`."""
+        """Do as `StreamSimulator.handle`."""
         response = super().handle(request)
         self.heard(response)
         return response
@@ -129,7 +133,7 @@ class GatedPool(InProcessPool):
         self._sandbox = sandbox
 
     def request(self, method: str, url: str, **options: Any) -> urllib3.HTTPResponse:  # type: ignore[override]
-        """As `InProcessPool.request`."""
+        """Do as `InProcessPool.request`."""
         self._invariants.sent_to(url, BASE_URL)
         send = partial(super().request, method, url, **options)
         answer = self._sandbox.io(f"Cloudflare {method} {call_of(url)}", send)
@@ -145,7 +149,7 @@ class LambdaService:
         self.claims: list[str] = []
 
     def start_poller(self, claim: str) -> None:
-        """As `stream_downloads.services.waker.start_poller`."""
+        """Do as `stream_downloads.services.waker.start_poller`."""
         self.claims.append(claim)
 
 
@@ -157,6 +161,8 @@ class Function:
     service: Service
     secrets_manager: Any
     secrets: SigningSecrets
+    bus: EventBus | None
+    known: Known
 
 
 class Stage:
@@ -168,6 +174,8 @@ class Stage:
         plan: the one blow that falls.
         pause: called before each I/O call of each sandbox, with its name: what others do then.
         skew: by how many seconds the poller's clock is wrong.
+        video_events: ``VideoEvents``.
+        period: ``ReconcileMinutes``, in seconds.
         seed: of everything that is left to chance.
     """
 
@@ -179,11 +187,15 @@ class Stage:
         plan: Plan | None = None,
         pause: Callable[[Sandbox, str], None] | None = None,
         skew: float = 0.0,
+        video_events: bool = False,
+        period: float = 3600.0,
         seed: int = 0,
     ) -> None:
         self.clock = VirtualClock()
         self.limit, self.retention, self.plan, self.skew = limit, retention, plan, skew
         self.pause = pause
+        self.period = period
+        self.events = Events() if video_events else None
         self.chance = random.Random(seed)  # noqa: S311
         self.simulator = WatchedSimulator(clock=self.clock, seed=seed)
         self.simulator.heard = self._hear_cloudflare
@@ -211,12 +223,18 @@ class Stage:
         self.invariants.secrets.add(secret)
         self.secrets_manager.store(SIGNING_SECRET, {"webhook_secret": secret})
 
+    def be_guest(self) -> None:
+        """Have another system subscribe, which passes all requests on unchanged."""
+        secret = self.simulator.outbox.subscribe(OWNERS_URL, self.clock()).secret
+        self.invariants.secrets.add(secret)
+        self.register(Registration.GUEST)
+
     def rotate_signing_secret(self) -> None:
-        """Cloudflare signs with another secret from now on."""
+        """Let Cloudflare sign with another secret from now on."""
         self.invariants.secrets.add(self.simulator.outbox.rotate_secret(self.clock()).secret)
 
     def rotate_api_token(self) -> None:
-        """The token is revoked; a new one lies in Secrets Manager."""
+        """Revoke the token and store a new one in Secrets Manager."""
         token = f"token-{self.chance.getrandbits(64):x}"
         self.simulator.settings.api_token = token
         self.invariants.secrets.add(token)
@@ -231,7 +249,7 @@ class Stage:
     # --- the functions ------------------------------------------------------------------------
 
     def function(self, name: str) -> Function:
-        """The warm function of that name, or a cold one."""
+        """Return the warm function of that name, or a cold one."""
         if name not in self.functions:
             skew = self.skew if name.startswith("poll") else 0.0
             plan = self.plan if self.plan and self.plan.sandbox == name else None
@@ -264,32 +282,39 @@ class Stage:
             jitter=self.chance.random,
         )
         signing_secrets = SigningSecrets(secrets_manager, SIGNING_SECRET, self.clock)
-        return Function(sandbox, service, secrets_manager, signing_secrets)
+        events: Any = Gated(sandbox, "events", self.events, self._actors)
+        bus = EventBus(events, "bus") if self.events else None
+        return Function(sandbox, service, secrets_manager, signing_secrets, bus, Known())
 
     def receive(self, webhook: Webhook, name: str = "receive") -> int | None:
-        """Deliver one webhook; the status of the answer, None if none came."""
+        """Deliver one webhook; return the status of the answer, None if none came."""
         event = function_url_event(webhook.body, webhook.headers)
         signed_with = webhook.headers["Webhook-Signature"].rpartition("sig1=")[2]
         self.invariants.secrets.add(signed_with)
+        told = len(self.events.taken) if self.events else 0
         answer = self._invoke(name, RECEIVE_SECONDS, lambda function: _receive(function, event))
         self.invariants.secrets.discard(signed_with)
         status = int(answer["statusCode"]) if answer else None
         if status is not None:
             there = {row.download_type for row in self.downloads.of_video(webhook.video_uid)}
-            self.invariants.answered_webhook(status, [kind for kind in BOTH if kind not in there])
+            wanted = parse_webhook(webhook.body).wanted(BOTH)
+            lacking: list[str] = [kind for kind in wanted if kind not in there]
+            if self.events and len(self.events.taken) == told:
+                lacking.append("event")
+            self.invariants.answered_webhook(status, lacking)
         while self.pause is None and self.lambda_service.claims:
             self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
         return status
 
     def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
-        """Whatever comes over HTTP: status and body of the answer, None if none came."""
+        """Deliver any HTTP event; return status and body of the answer, None if none came."""
         answer = self._invoke(
             "receive", RECEIVE_SECONDS, lambda function: _receive(function, event)
         )
         return (answer["statusCode"], answer["body"]) if answer else None
 
     def receive_forged(self, webhook: Webhook, header: str) -> None:
-        """8. What is not authentic leads to no write and to no request, and is answered 403."""
+        """Check invariant 8: a forged webhook is answered 403, without a write or a request."""
         event = function_url_event(webhook.body, {"webhook-signature": header})
         before = self._traces()
         answer = self._invoke(
@@ -317,37 +342,40 @@ class Stage:
         )
 
     def reconcile(self, since: float | None = None, seconds: float = RECONCILE_SECONDS) -> None:
-        """One reconciliation; ``seconds`` is the time that it has."""
+        """Reconcile once, within ``seconds``."""
         ends_at = self.clock() + seconds
         self._invoke(
             "reconcile",
             RECONCILE_SECONDS,
-            lambda function: Run(function.service, lambda: ends_at - self.clock(), map).reconcile(
-                LOOKBACK_SECONDS, since
-            ),
+            lambda function: Run(
+                function.service,
+                lambda: ends_at - self.clock(),
+                map,
+                function.known,
+                period=self.period,
+            ).reconcile(LOOKBACK_SECONDS, since),
         )
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
-        """One command; its answer, None if none came."""
+        """Carry out a command; return its answer, None if none came."""
+        parsed: Any = commands.command(command)
         return self._invoke(
             "manage",
             MANAGE_SECONDS,
-            lambda function: manage(
-                function.service, commands.command(command), lambda: MANAGE_SECONDS
-            ),
+            lambda function: manage(function.service, parsed, lambda: MANAGE_SECONDS),
         )
 
-    def register(self) -> None:
-        """Subscribe, or mend the subscription."""
+    def register(self, registration: Registration = Registration.SUBSCRIBE) -> None:
+        """Subscribe, be a guest, or fix either."""
 
         def run(function: Function) -> None:
             store = partial(store_signing_secret, function.secrets_manager, SIGNING_SECRET)
-            register(function.service, WEBHOOK_URL, store, force=False)
+            register(function.service, WEBHOOK_URL, store, registration)
 
         self._invoke("register", MANAGE_SECONDS, run)
 
     def at_once(self, choose: Callable[[int], int], *works: Callable[[], object]) -> None:
-        """Do several things at the same instant, in every detail as somebody chooses."""
+        """Do several things at the same instant, their I/O calls in the order of ``choose``."""
         turns = Turns(choose)
         self.functions.clear()  # each in a new sandbox, which takes turns
         self.pause, self.clock.stands_still = turns.pause, True
@@ -363,6 +391,7 @@ class Stage:
     ) -> Result | None:
         """Run a function once, as Lambda does: what it says is a log, how it fails is too."""
         function = self.function(name)
+        function.sandbox.first_calls.add(len(function.sandbox.calls))
         began, result = self.clock(), None
         try:
             with self.overheard():
@@ -379,15 +408,15 @@ class Stage:
         return result
 
     def _heed(self, sandbox: Sandbox) -> None:
-        """7. A 429 that was heard has closed the gate, unless the control table failed."""
+        """Check invariant 7: a 429 has closed the gate, unless the control table failed."""
         if sandbox.alive and sandbox.throttled_until is not None and not sandbox.plan:
             self.invariants.throttled(sandbox.throttled_until, self.control.blocked_until)
         sandbox.throttled_until = None
 
     @contextmanager
     def overheard(self) -> Iterator[None]:
-        """What is logged and what is measured meanwhile goes through the judge's hands."""
-        if self._output is not None:  # somebody listens already
+        """Check all that is logged and measured within the block."""
+        if self._output is not None:  # it is overheard already
             yield
             return
         self._output = io.StringIO()
@@ -426,13 +455,15 @@ class Stage:
     # --- the end ------------------------------------------------------------------------------
 
     def recover(self, *, days: float = 3.0, again: list[Webhook] | None = None) -> None:
-        """Faults are over: minute by minute until nothing is left to do.
+        """Stop all faults and run minute by minute until nothing is left to do.
 
         Args:
             days: by when everything has to be at its end.
             again: the webhooks that Cloudflare sends once more, for want of a 200.
         """
         self.simulator.faults.clear()
+        if self.events:
+            self.events.failure = None
         self.secrets_manager.fail(None)
         began = self.clock()
         reconciliations = [began + 600.0, began + 4200.0]
@@ -453,7 +484,7 @@ class Stage:
             self.clock.sleep(1.0)
 
     def _next_due(self, upkeep_until: float) -> Download | None:
-        """The row that is due next; one that is ready only if it is by then."""
+        """Return the row that is due next; one that is ready only if it is by then."""
         first = [
             row
             for queue in QUEUES
@@ -466,11 +497,11 @@ class Stage:
 
 
 def call_of(url: str) -> str:
-    """What of the API a URL names, whatever the video."""
+    """Return the API path of a URL without the video's id."""
     path = url.partition("/stream")[2].partition("?")[0]
     parts = [part if len(part) < 32 else "{uid}" for part in path.split("/")]
     return "/".join(parts) or "/"
 
 
 def _receive(function: Function, event: dict[str, Any]) -> dict[str, Any]:
-    return receive(function.service, function.secrets, event)
+    return receive(function.service, function.secrets, event, function.bus)

@@ -1,4 +1,4 @@
-"""Everything at once: webhooks, polls, faults, deletes and time, in any order."""
+"""Mix webhooks, polls, faults, deletes and time in any order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import DownloadType
 from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import Blow, Plan
@@ -18,6 +19,7 @@ from tests.support.secrets_manager import refusal
 
 UPLOADS = st.builds(
     Upload,
+    downloads=st.sampled_from([None, None, None, None, "none", "audio", "whatever"]),
     webhook_delays=st.sampled_from([(), (0.0,), (0.0,), (5.0,), (0.0, 90.0), (400.0,)]),
     encode_seconds=st.sampled_from([0.0, 0.0, 45.0]),
     generation_seconds=st.sampled_from([1.0, 20.0, 90.0, 700.0]),
@@ -34,13 +36,35 @@ CHANCE = st.integers(0, 10**6)
 
 
 class Chaos(RuleBasedStateMachine):
-    """What can happen; after each step every invariant holds, and in the end all is well."""
+    """A machine of random events: every invariant holds after each, and all ends well."""
 
-    @initialize(limit=st.sampled_from([20, 60, 600]), seed=CHANCE, skew=st.sampled_from([0, 300]))
-    def begin(self, limit: int, seed: int, skew: int) -> None:
+    @initialize(
+        limit=st.sampled_from([20, 60, 600]),
+        seed=CHANCE,
+        skew=st.sampled_from([0, 300]),
+        period=st.sampled_from([60.0, 3600.0]),
+        video_events=st.booleans(),
+        is_guest=st.booleans(),
+    )
+    def begin(
+        self,
+        *,
+        limit: int,
+        seed: int,
+        skew: int,
+        period: float,
+        video_events: bool,
+        is_guest: bool,
+    ) -> None:
         """Begin with an empty table, but for a row that cannot be dealt with."""
-        self.stage = Stage(limit=limit, seed=seed, skew=float(skew))
+        self.stage = Stage(
+            limit=limit, seed=seed, skew=float(skew), period=period, video_events=video_events
+        )
         self.stage.poison()
+        if is_guest:
+            self.stage.be_guest()
+        else:
+            self.stage.register()
         self.mail: list[Webhook] = []
         self.deleted: set[Key] = set()
 
@@ -57,7 +81,7 @@ class Chaos(RuleBasedStateMachine):
         self.collect()
 
     def collect(self) -> None:
-        """What Cloudflare has sent lies in the mail until it arrives, in any order."""
+        """Put the webhooks that Cloudflare sends into the mail, to arrive in any order."""
         self.mail += self.stage.simulator.due_webhooks()
 
     @rule(faults=st.lists(st.sampled_from(Fault), min_size=1, max_size=3))
@@ -84,7 +108,12 @@ class Chaos(RuleBasedStateMachine):
     @rule()
     def the_signing_secret_is_replaced(self) -> None:
         self.stage.rotate_signing_secret()
-        self.stage.register()
+        self.stage.register(Registration.REFRESH)
+
+    @rule(is_down=st.booleans())
+    def the_bus_fails_or_recovers(self, is_down: bool) -> None:  # noqa: FBT001
+        if self.stage.events:
+            self.stage.events.failure = refusal("InternalException") if is_down else None
 
     @precondition(lambda self: self.stage.simulator.videos)
     @rule(which=CHANCE, kind=st.sampled_from(BOTH))
@@ -148,7 +177,7 @@ class Chaos(RuleBasedStateMachine):
 
     @precondition(lambda self: self.stage.simulator.videos)
     @rule(which=CHANCE, types=st.sampled_from([BOTH[:1], BOTH[1:], BOTH]))
-    def somebody_deletes(self, which: int, types: tuple[DownloadType, ...]) -> None:
+    def an_operator_deletes(self, which: int, types: tuple[DownloadType, ...]) -> None:
         uid = self.any_video(which)
         there = {row.download_type for row in self.stage.downloads.of_video(uid)}
         self.deleted |= {(uid, kind) for kind in types if kind in there}
@@ -157,17 +186,17 @@ class Chaos(RuleBasedStateMachine):
 
     @precondition(lambda self: self.stage.simulator.videos)
     @rule(which=CHANCE, types=st.sampled_from([BOTH[:1], BOTH[1:], BOTH]))
-    def somebody_requests(self, which: int, types: tuple[DownloadType, ...]) -> None:
+    def an_operator_requests(self, which: int, types: tuple[DownloadType, ...]) -> None:
         uid = self.any_video(which)
         self.deleted -= {(uid, kind) for kind in types}
         self.command("request", uid, types)
 
     @rule()
-    def somebody_retries_everything(self) -> None:
+    def an_operator_retries_everything(self) -> None:
         self.stage.manage(action="retry")
 
     def command(self, action: str, uid: str, types: tuple[DownloadType, ...]) -> None:
-        """Whoever gets no answer sends it again."""
+        """Send a command until it is answered."""
         while not self.stage.manage(action=action, video_uid=uid, download_types=list(types)):
             pass
 
@@ -183,7 +212,7 @@ class Chaos(RuleBasedStateMachine):
             self.stage.invariants.check()
 
     def teardown(self) -> None:
-        """Faults stop, time passes: everything ends as it should, whatever happened before."""
+        """Stop all faults, let time pass, and check that every download ended as it should."""
         if not hasattr(self, "stage"):
             return
         self.stage.recover(days=5)

@@ -1,4 +1,4 @@
-"""ReceiveWebhook as the contract has it: its answer, what it writes, what it asks of Cloudflare."""
+"""Test ReceiveWebhook by its contract: answers, writes, requests to Cloudflare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from functions.receive_webhook import app
+from functions.register_webhook import app as register_webhook
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.secrets import SigningSecrets
 from stream_downloads.domain import transitions
@@ -21,7 +23,9 @@ from stream_downloads.services.dependencies import Service
 from tests.integration.conftest import WEBHOOK_SECRET
 from tests.simulator import StreamSimulator
 from tests.support.clock import VirtualClock
-from tests.support.events import VIDEO_UID, LambdaContext, signed_event, video_event
+from tests.support.event_bus import Events
+from tests.support.events import VIDEO_UID, LambdaContext, load_event, signed_event, video_event
+from tests.support.secrets_manager import refusal
 from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ SECRET_ARN = REFERENCES["WebhookSecret.Id"]
 def deployed(
     service: Service, secretsmanager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The function of this service."""
+    """Let the handler use this service."""
     use(monkeypatch, service)
     monkeypatch.setattr(app, "SECRETS", SigningSecrets(secretsmanager, SECRET_ARN))
 
@@ -51,7 +55,7 @@ def send(event: dict[str, Any]) -> int:
 
 
 def webhook(body: bytes | dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    """A good webhook, just signed; ``options`` as for `signed_event`."""
+    """Return a good webhook, just signed; ``options`` as for `signed_event`."""
     details: dict[str, Any] = {"secret": WEBHOOK_SECRET.encode(), "now": int(time.time())}
     details |= options
     return signed_event(video_event() if body is None else body, **details)
@@ -74,7 +78,7 @@ def row_of(service: Service, uid: str) -> Download:
 
 @pytest.fixture
 def video(simulator: StreamSimulator) -> str:
-    """A video that is ready at Cloudflare."""
+    """Return a video that is ready at Cloudflare."""
     return simulator.upload(webhook_delays=())
 
 
@@ -195,6 +199,30 @@ def test_a_rotated_secret_is_found_and_the_one_before_stays_good(
     assert send(webhook(video_event(uid=video), secret=b"another-secret")) == 403
 
 
+def test_what_an_owner_passes_on_is_good_also_right_after_its_secret_has_changed(
+    simulator: StreamSimulator,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(register_webhook, "SERVICE", service)
+    theirs = simulator.outbox.subscribe("https://owner.example.com/hook", 0.0)
+    register_webhook.lambda_handler(load_event("register_webhook_guest"), LambdaContext())
+
+    def passed_on(secret: str, **changes: Any) -> int:
+        uid = simulator.upload(webhook_delays=())
+        return send(webhook(video_event(uid=uid), secret=secret.encode(), **changes))
+
+    assert passed_on(theirs.secret) == 200
+    rotated = simulator.outbox.rotate_secret(simulator.clock())
+    assert passed_on(theirs.secret) == 200  # on its way when the secret changed
+    register_webhook.lambda_handler({"refresh": True}, LambdaContext())
+    assert passed_on(rotated.secret) == 200  # the first one with the new secret
+    assert passed_on(theirs.secret) == 200
+    assert passed_on(rotated.secret, is_base64=True) == 200
+    assert passed_on("a guess") == 403
+    assert simulator.outbox.subscription == rotated
+
+
 @pytest.mark.parametrize("stored", ["", "{}", '{"webhook_secret": ""}'])
 def test_without_a_usable_secret_nothing_is_taken(
     secretsmanager: SecretsManagerClient, dynamodb: DynamoDBClient, stored: str
@@ -248,6 +276,117 @@ def test_a_flood_is_logged_once_a_minute_for_each_reason_and_always_counted(
         ("signature_missing", 4),
     ]
     assert sum(line["Webhooks"][0] for line in lines if "Webhooks" in line) == 7
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Events:
+    """Return a bus that every webhook is passed on to."""
+    events = Events()
+    monkeypatch.setattr(app, "BUS", events.bus())
+    return events
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("video_ready", "Video Ready"), ("video_failed", "Video Failed")]
+)
+def test_a_webhook_is_passed_on_as_cloudflare_sent_it_each_time(
+    events: Events, name: str, kind: str
+) -> None:
+    body = video_event(name, unknown={"é": [1, None, 0.1]})
+    assert send(webhook(body)) == 200
+    assert send(webhook(body)) == 200
+    assert events.told() == [(kind, body)] * 2
+    assert {entry["Source"] for entry in events.taken} == {"stream-downloads"}
+
+
+def test_only_an_authentic_webhook_about_a_ready_or_failed_video_is_passed_on(
+    events: Events,
+) -> None:
+    assert send(webhook(secret=b"a guess")) == 403
+    assert send(webhook(load_event("live_input"))) == 200
+    assert send(webhook(video_event(status={"state": "queued"}))) == 200
+    assert send(webhook(b"[]")) == 200
+    assert events.taken == []
+
+
+@pytest.mark.parametrize("failure", [refusal("AccessDenied"), EndpointConnectionError, "code"])
+def test_while_the_bus_fails_the_answer_is_500_and_the_intent_and_its_create_are_there(
+    events: Events, simulator: StreamSimulator, service: Service, video: str, failure: Any
+) -> None:
+    if failure == "code":
+        events.refuse = frozenset({0})
+    elif isinstance(failure, Exception):
+        events.failure = failure
+    else:
+        events.failure = failure(endpoint_url="https://events.example")
+    event = webhook(video_event(uid=video))
+    assert send(event) == 500
+    assert row_of(service, video).status is Status.INPROGRESS
+    assert simulator.counts() == {"create download": 1}
+    events.failure = None
+    assert send(event) == 200
+    assert [detail["uid"] for _, detail in events.told()] == [video]
+    assert simulator.counts() == {"create download": 1}
+
+
+def test_others_hear_of_a_video_that_could_not_be_recorded(
+    events: Events, dynamodb: DynamoDBClient
+) -> None:
+    dynamodb.delete_table(TableName=REFERENCES["DownloadsTable"])
+    assert send(webhook()) == 500
+    assert events.told() == [("Video Ready", video_event())]
+
+
+def test_what_is_too_large_for_the_bus_is_passed_on_without_its_metadata(events: Events) -> None:
+    # To the byte: source, type and detail have to stay below 256 KiB.
+    room = 256 * 1024 - len("stream-downloads" + "Video Ready") - 1
+    body = video_event(meta={"note": ""})
+    body["meta"]["note"] = "x" * (room - len(json.dumps(body, ensure_ascii=False)))
+    assert send(webhook(body)) == 200
+    assert events.told() == [("Video Ready", body)]
+    body["meta"]["note"] += "x"
+    assert send(webhook(body)) == 200
+    del body["meta"]
+    assert events.told()[1:] == [("Video Ready", body)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ', "preview": "' + "x" * 300_000 + '"',
+        ', "size": NaN',
+        ', "size": 1e999',
+        ', "creator": "\\ud800"',
+    ],
+    ids=["large", "NaN", "infinite", "surrogate"],
+)
+def test_what_no_bus_can_take_is_logged_and_answered_with_200(
+    events: Events, service: Service, caplog: pytest.LogCaptureFixture, more: str
+) -> None:
+    body = json.dumps(video_event())[:-1] + more + "}"
+    assert send(webhook(body.encode())) == 200
+    assert events.taken == []
+    assert "did not take a webhook" in caplog.text
+    assert row_of(service, VIDEO_UID).status is Status.REQUESTED
+
+
+def test_a_detail_that_the_bus_cannot_read_is_not_wanted_again(
+    events: Events, caplog: pytest.LogCaptureFixture
+) -> None:
+    events.refuse, events.code = frozenset({0}), "MalformedDetail"
+    assert send(webhook()) == 200
+    assert "did not take a webhook" in caplog.text
+
+
+def test_a_webhook_nested_as_deep_as_can_be_read_is_answered(
+    events: Events, service: Service
+) -> None:
+    for depth in range(400, 1000, 25):
+        note = "[" * depth + "]" * depth
+        body = json.dumps(video_event())[:-1] + f', "meta": {{"note": {note}}}}}'
+        assert send(webhook(body.encode())) == 200
+    assert row_of(service, VIDEO_UID).status is Status.REQUESTED
+    assert events.taken
 
 
 def test_what_is_logged_names_the_video_and_holds_no_secret(

@@ -1,4 +1,4 @@
-"""RegisterWebhook against the simulator, with the template's tables and secrets by moto."""
+"""Test RegisterWebhook against the simulator, with moto's tables and secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import NotNow
-from stream_downloads.services.register import ForeignSubscription
+from stream_downloads.services.register import REGISTRATION, ForeignSubscription, NoSubscription
 from tests.simulator import Fault, StreamSimulator
 from tests.support.events import LambdaContext, load_event
 from tests.support.template import REFERENCES
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 OURS = REFERENCES["ReceiveWebhookFunctionUrl.FunctionUrl"]
 FOREIGN = "https://other.example.com/hook"
 SECRET_ARN = REFERENCES["WebhookSecret.Id"]
+REFRESH = {"refresh": True}
 CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]
 
 
 @pytest.fixture(autouse=True)
 def deployed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function of this service."""
+    """Let the handler use this service."""
     monkeypatch.setattr(app, "SERVICE", service)
 
 
@@ -44,7 +45,7 @@ def invoke(event: object = None) -> dict[str, Any]:
 
 
 def subscribe(simulator: StreamSimulator, url: str) -> str:
-    """Have somebody subscribe; the secret of that subscription."""
+    """Subscribe a URL at Cloudflare; return the secret of the subscription."""
     return simulator.outbox.subscribe(url, simulator.clock()).secret
 
 
@@ -63,7 +64,7 @@ def budget_used(budget: Budget) -> object:
     return budget.usage().used
 
 
-def test_nobody_subscribed_so_we_are_and_the_secret_is_stored(
+def test_without_a_subscription_ours_is_made_and_its_secret_is_stored(
     simulator: StreamSimulator, secretsmanager: SecretsManagerClient, budget: Budget
 ) -> None:
     before = stored(secretsmanager)
@@ -74,18 +75,18 @@ def test_nobody_subscribed_so_we_are_and_the_secret_is_stored(
     assert answer == {"result": "subscribed", "notification_url": OURS, "secret_stored": True}
     assert stored(secretsmanager) == secret
     assert stored(secretsmanager, "AWSPREVIOUS") == before
-    assert budget_used(budget) == 3  # nobody there is asked for twice
+    assert budget_used(budget) == 3  # no request is sent twice
 
 
 def test_a_second_time_changes_nothing(
     simulator: StreamSimulator, secretsmanager: SecretsManagerClient
 ) -> None:
     invoke()
-    versions = secretsmanager.list_secret_version_ids(SecretId=SECRET_ARN)["Versions"]
+    version = secretsmanager.get_secret_value(SecretId=SECRET_ARN)["VersionId"]
     answer = invoke()
     assert answer["result"] == "kept"
     assert answer["secret_stored"] is False
-    assert secretsmanager.list_secret_version_ids(SecretId=SECRET_ARN)["Versions"] == versions
+    assert secretsmanager.get_secret_value(SecretId=SECRET_ARN)["VersionId"] == version
     assert simulator.counts()["put webhook"] == 1
 
 
@@ -166,16 +167,116 @@ def test_a_foreign_subscription_is_replaced_by_force(
         {"Force": True},
         {"force": True, "url": "https://x"},
         {"url": "https://x"},
+        {"subscribe": False, "force": True},
+        {"subscribe": True},
     ],
 )
 def test_a_bad_payload_says_what_is_wrong_and_changes_nothing(
     simulator: StreamSimulator, secretsmanager: SecretsManagerClient, event: object
 ) -> None:
     before = stored(secretsmanager)
-    with pytest.raises(BadRequest, match="force"):
+    with pytest.raises(BadRequest, match="force|JSON object"):
         invoke(event)
     assert simulator.calls == []
     assert stored(secretsmanager) == before
+
+
+def test_a_guest_stores_the_owners_secret_and_leaves_the_subscription_alone(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, service: Service
+) -> None:
+    secret = subscribe(simulator, FOREIGN)
+    answer = invoke(load_event("register_webhook_guest"))
+    assert answer.pop("modified")
+    assert answer == {"result": "guest", "notification_url": FOREIGN, "secret_stored": True}
+    assert stored(secretsmanager) == secret
+    assert service.control.read(REGISTRATION).value["position"] == "guest"
+    assert invoke(load_event("register_webhook_guest"))["secret_stored"] is False
+    rotated = simulator.outbox.rotate_secret(simulator.clock()).secret
+    assert invoke(load_event("register_webhook_guest"))["secret_stored"] is True
+    assert stored(secretsmanager) == rotated
+    assert stored(secretsmanager, "AWSPREVIOUS") == secret
+    assert subscribed(simulator) == (FOREIGN, rotated)
+    assert simulator.counts().keys() == {"get webhook"}
+
+
+def test_without_a_subscription_there_is_no_owner_to_be_a_guest_of(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, service: Service
+) -> None:
+    before = stored(secretsmanager)
+    with pytest.raises(NoSubscription, match="no webhook subscription"):
+        invoke(load_event("register_webhook_guest"))
+    assert stored(secretsmanager) == before
+    assert service.control.read(REGISTRATION).value == {}
+    assert simulator.counts() == {"get webhook": 2}
+
+
+def test_a_guest_whose_url_is_subscribed_is_the_owner(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, service: Service
+) -> None:
+    secret = subscribe(simulator, OURS)
+    assert invoke(load_event("register_webhook_guest"))["result"] == "kept"
+    assert stored(secretsmanager) == secret
+    assert service.control.read(REGISTRATION).value["position"] == "owner"
+
+
+def test_the_position_changes_with_the_last_registration(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    invoke()
+    assert service.control.read(REGISTRATION).value["position"] == "owner"
+    subscribe(simulator, FOREIGN)
+    invoke(load_event("register_webhook_guest"))
+    assert service.control.read(REGISTRATION).value["position"] == "guest"
+    invoke(load_event("register_webhook_force"))
+    assert service.control.read(REGISTRATION).value["position"] == "owner"
+
+
+def test_a_refresh_before_any_registration_asks_nothing(simulator: StreamSimulator) -> None:
+    subscribe(simulator, FOREIGN)
+    assert invoke(REFRESH) == {"result": "not registered"}
+    assert simulator.calls == []
+
+
+@pytest.mark.parametrize("position", ["register_webhook", "register_webhook_guest"])
+def test_a_refresh_stores_the_secret_that_has_changed_and_changes_nothing_else(
+    simulator: StreamSimulator, secretsmanager: SecretsManagerClient, position: str
+) -> None:
+    if position.endswith("guest"):
+        subscribe(simulator, FOREIGN)
+    invoke(load_event(position))
+    before = subscribed(simulator)
+    assert invoke(REFRESH) == {"result": "refreshed", "secret_stored": False}
+    rotated = simulator.outbox.rotate_secret(simulator.clock()).secret
+    simulator.calls.clear()
+    assert invoke(REFRESH) == {"result": "refreshed", "secret_stored": True}
+    assert simulator.counts() == {"get webhook": 1}
+    assert stored(secretsmanager) == rotated
+    assert stored(secretsmanager, "AWSPREVIOUS") == before[1]
+    assert subscribed(simulator) == (before[0], rotated)
+
+
+def test_a_refresh_takes_no_subscription_back_and_no_foreign_secret(
+    simulator: StreamSimulator,
+    secretsmanager: SecretsManagerClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    invoke()
+    before = stored(secretsmanager)
+    theirs = subscribe(simulator, FOREIGN)
+    assert invoke(REFRESH) == {"result": "changed"}
+    assert subscribed(simulator) == (FOREIGN, theirs)
+    assert stored(secretsmanager) == before
+    assert "not as it was registered" in caplog.text
+
+
+@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.THROTTLED, Fault.FORBIDDEN])
+def test_a_refresh_that_fails_is_logged_and_left_to_the_next_one(
+    simulator: StreamSimulator, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    invoke()
+    simulator.faults.script(fault, calls=["get webhook"])
+    assert invoke(REFRESH) == {"result": "failed"}
+    assert "could not be refreshed" in caplog.text
 
 
 def test_no_request_leaves_when_the_allowance_is_used_up(

@@ -1,4 +1,4 @@
-"""A Cloudflare Stream in memory: requests in, answers out, and only the clock moves it."""
+"""Simulate Cloudflare Stream in memory: answer requests, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -23,15 +23,16 @@ from urllib.parse import parse_qs, urlsplit
 from tests.simulator.faults import Fault, Faults, refused, spoiled
 from tests.simulator.limits import RateLimiter
 from tests.simulator.messages import Request, Response, failure, success
-from tests.simulator.videos import CUSTOMER_HOST, Download, Upload, Video
+from tests.simulator.videos import CUSTOMER_HOST, FILE_HEAD, Download, Upload, Video
 from tests.simulator.webhooks import Habit, Outbox, Webhook, punctual
 
 API_PATH = "/client/v4"
+UPLOAD_PATH = "/upload"
 
 
 @dataclass
 class Settings:
-    """Who may ask, and how this Cloudflare behaves where the documents leave it open.
+    """The account, and the behaviour that Cloudflare's documents leave open.
 
     ``answer_shape``: one download alone, or one per type, as the answer to a create.
     ``nothing_created``: what listing no downloads, or deleting one that was not created, answers.
@@ -70,8 +71,9 @@ class _Route(NamedTuple):
 class StreamSimulator:
     """One account's Stream. Safe to use from several threads.
 
-    ``clock`` gives Unix seconds. ``settings``, ``faults``, ``limiter``, ``outbox`` and ``habit``
-    (how webhooks go out unless an upload says otherwise) may be changed while it runs.
+    ``clock`` gives Unix seconds. ``settings``, ``faults``, ``limiter``, ``outbox``, ``habit`` (how
+    webhooks go out unless an upload says otherwise) and ``sent_in`` (what happens to a video that
+    is uploaded through the API) may be changed while it runs.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class StreamSimulator:
         self.limiter = RateLimiter(request_limit)
         self.outbox = Outbox(seed)
         self.habit: Habit = punctual
+        self.sent_in = Upload(duration_seconds=2.0, encode_seconds=1.0, has_audio=False)
         self.calls: list[Call] = []
         self.videos: dict[str, Video] = {}
         self.downloads_made: dict[tuple[str, str], Download] = {}
@@ -131,6 +134,17 @@ class StreamSimulator:
         with self._lock:
             self.limiter.take(self.clock(), requests)
 
+    def throttle(self, seconds: float) -> None:
+        """Answer every request with 429 for so long, as if the limit had been passed; 0 ends it.
+
+        Raises:
+            ValueError: it is not a time from 0 to 3600 seconds.
+        """
+        if not 0 <= seconds <= 3600:
+            raise ValueError("seconds has to be from 0 to 3600")
+        with self._lock:
+            self.limiter.blocked_until = self.clock() + seconds
+
     def due_webhooks(self) -> list[Webhook]:
         """Take out the webhooks to be sent now."""
         with self._lock:
@@ -144,25 +158,25 @@ class StreamSimulator:
 
     @property
     def next_webhook_at(self) -> float | None:
-        """When there will be a webhook to send; None if none waits."""
+        """Return the time of the next webhook; None if none waits."""
         with self._lock:
             return self.outbox.next_at
 
     # What an observer sees
 
     def ready_at(self, uid: str, download_type: str) -> float | None:
-        """When the latest download of that video and type becomes ready; None if it never does."""
+        """Return the time when the latest download of that type becomes ready; None if never."""
         with self._lock:
             download = self.downloads_made.get((uid, download_type))
             return download.ends_at if download and not download.fails else None
 
     def counts(self) -> Counter[str]:
-        """How many requests of each call came in."""
+        """Return how many requests of each call came in."""
         with self._lock:
             return Counter(call.name for call in self.calls)
 
     def most_requests_in(self, seconds: float = 300.0) -> int:
-        """The most requests that came in within any window of that length."""
+        """Return the most requests that came in within any window of that length."""
         with self._lock:
             window: deque[float] = deque()
             most = 0
@@ -174,7 +188,7 @@ class StreamSimulator:
             return most
 
     def fetch(self, url: str) -> int:
-        """The status that downloading ``url`` now would give: 200, 401, 404."""
+        """Return the status that downloading ``url`` now would give: 200, 401, 404."""
         with self._lock:
             now, parts = self.clock(), urlsplit(url)
             matched = re.fullmatch(r"/([^/]+)/downloads/(default\.mp4|audio\.m4a)", parts.path)
@@ -189,7 +203,7 @@ class StreamSimulator:
             return 200 if download and download.status(now) == "ready" else 404
 
     def summary(self) -> dict[str, Any]:
-        """All that happened, as JSON: for whoever runs this as a process."""
+        """Return all that happened, as JSON."""
         with self._lock:
             now = self.clock()
             return {
@@ -221,7 +235,9 @@ class StreamSimulator:
     # The API
 
     def handle(self, request: Request) -> Response:
-        """Answer one request."""
+        """Answer one request: to the API, or to one of the hosts that its answers name."""
+        if request.headers.get("host") == CUSTOMER_HOST:
+            return self._file(request)
         with self._lock:
             now = self.clock()
             route = _route(request)
@@ -247,7 +263,9 @@ class StreamSimulator:
         return response
 
     def _permitted(self, request: Request, route: _Route) -> Response | None:
-        """The refusal, if the credentials or the account are wrong."""
+        """Return the refusal, if the credentials or the account are wrong."""
+        if route.call == "upload":  # its address is the permission
+            return None
         headers, settings = request.headers, self.settings
         by_token = headers.get("authorization") == f"Bearer {settings.api_token}"
         by_key = (headers.get("x-auth-email"), headers.get("x-auth-key")) == (
@@ -270,6 +288,8 @@ class StreamSimulator:
                 return self._list_videos(request.query, now)
             case "get webhook" | "delete webhook" | "put webhook":
                 return self._webhook(request, now)
+            case "reserve upload":
+                return self._reserve_upload(request)
             case "unknown":
                 text = (
                     f"Could not route to {request.path}, perhaps your object identifier is invalid?"
@@ -288,6 +308,11 @@ class StreamSimulator:
                 response = self._delete_download(video, route.download_type or "default")
             case "create token":
                 response = self._create_token(video, request.body, now)
+            case "upload":
+                response = self._take_clip(video, request.body, now)
+            case "delete video":
+                self.drop_video(video.uid)
+                response = success("")
             case _:
                 response = success(video.listed(now))
         return response
@@ -309,7 +334,12 @@ class StreamSimulator:
         if query.get("asc") != "true":
             created.reverse()
         videos = (self.videos[uid] for _, uid in created)
-        wanted = (video for video in videos if query.get("status") in (None, video.state(now)))
+        wanted = (
+            video
+            for video in videos
+            if query.get("status") in (None, video.state(now))
+            and query.get("search", "") in video.upload.name
+        )
         return success([video.listed(now) for video in itertools.islice(wanted, limit)])
 
     def _list_downloads(self, video: Video, now: float) -> Response:
@@ -346,6 +376,32 @@ class StreamSimulator:
             {"token": _token({"sub": video.uid, "exp": expires_at, "downloadable": downloadable})}
         )
 
+    def _reserve_upload(self, request: Request) -> Response:
+        wanted = _json_object(request.body)
+        if wanted is None or not isinstance(wanted.get("maxDurationSeconds"), int):
+            return failure(400, 10005, "Bad Request: maxDurationSeconds is missing")
+        meta = wanted.get("meta", {})
+        details = {"name": meta.get("name", ""), "downloads": meta.get("downloads")}
+        upload = replace(self.sent_in, **details, encode_seconds=math.inf, webhook_delays=())
+        uid, host = self.upload(upload), request.headers.get("host", "simulator")
+        return success({"uid": uid, "uploadURL": f"http://{host}{UPLOAD_PATH}/{uid}"})
+
+    def _take_clip(self, video: Video, body: bytes, now: float) -> Response:
+        if video.state(now) != "pendingupload" or b"ftyp" not in body:
+            return failure(400, 10005, "Bad Request: no upload is expected, or it is no MP4")
+        waited = now - video.created_at
+        seconds = waited + self.sent_in.encode_seconds
+        video.upload = replace(video.upload, encode_seconds=seconds)
+        for delay in self.habit():
+            self.outbox.add(video.uid, video.encoded_at + delay)
+        return success(None)
+
+    def _file(self, request: Request) -> Response:
+        """Return the head of a download's file."""
+        status = self.fetch(f"https://{CUSTOMER_HOST}{request.path}")
+        body = FILE_HEAD if status == 200 else b""
+        return Response(status, body, {"content-type": "video/mp4"})
+
     def _webhook(self, request: Request, now: float) -> Response:
         if request.method == "PUT":
             return self._put_webhook(request.body, now)
@@ -375,17 +431,21 @@ _ROUTES = [
         ("GET webhook", "get webhook"),
         ("PUT webhook", "put webhook"),
         ("DELETE webhook", "delete webhook"),
+        ("POST direct_upload", "reserve upload"),
         (r"GET (\w{1,32})/downloads", "list downloads"),
         (r"POST (\w{1,32})/downloads(?:/(default|audio))?", "create download"),
         (r"DELETE (\w{1,32})/downloads(?:/(default|audio))?", "delete downloads"),
         (r"GET (\w{1,32})", "get video"),
+        (r"DELETE (\w{1,32})", "delete video"),
         (r"POST (\w{1,32})/token", "create token"),
     )
 ]
 
 
 def _route(request: Request) -> _Route:
-    """Which call a request is."""
+    """Return which call a request is."""
+    if request.method == "POST" and request.path.startswith(UPLOAD_PATH):
+        return _Route("upload", video_uid=request.path.rpartition("/")[2])
     if matched := _ACCOUNT_PATH.fullmatch(request.path):
         account_id, path = matched.groups("")
         wanted = f"{request.method} {path.rstrip('/')}"
@@ -427,7 +487,7 @@ def _token(claims: Mapping[str, object]) -> str:
 
 
 def _video_of_token(token: str, now: float) -> str | None:
-    """The uid that a good token stands for."""
+    """Return the uid that a good token stands for."""
     text, _, signature = token.partition(".")
     if signature != _token_signature(text):
         return None
@@ -440,5 +500,5 @@ def _token_signature(text: str) -> str:
 
 
 def parse_query(query: str) -> dict[str, str]:
-    """A query string, the first value of each name."""
+    """Return a query string, the first value of each name."""
     return {name: values[0] for name, values in parse_qs(query).items()}

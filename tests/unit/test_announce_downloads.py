@@ -1,4 +1,4 @@
-"""The table's changes as events on the bus."""
+"""Test how changes of the table become events on the bus."""
 
 from __future__ import annotations
 
@@ -13,28 +13,10 @@ from stream_downloads.domain import transitions
 from stream_downloads.domain.download import Download, DownloadType, Reason, Status, Step, Work
 from stream_downloads.domain.video import Video
 from stream_downloads.services.announce import announce
+from tests.support.event_bus import Events
 
 UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
 URL = f"https://customer-code.cloudflarestream.com/{UID}/downloads/default.mp4"
-
-
-class Bus:
-    """An event bus that takes what it is not told to refuse."""
-
-    def __init__(self, refuse: frozenset[int] = frozenset()) -> None:
-        self.taken: list[dict[str, Any]] = []
-        self._refuse = refuse
-
-    def put_events(self, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
-        results = []
-        for entry in Entries:
-            if len(self.taken) in self._refuse:
-                self._refuse = self._refuse - {len(self.taken)}
-                results.append({"ErrorCode": "ThrottlingException"})
-                continue
-            self.taken.append(entry)
-            results.append({"EventId": "id"})
-        return {"Entries": results}
 
 
 def requested() -> Download:
@@ -60,8 +42,8 @@ def change(before: Download | None, after: Download, number: int = 1) -> dict[st
 
 
 def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    bus: Any = Bus()
-    assert announce(bus, "bus", records) == {"batchItemFailures": []}
+    bus = Events()
+    assert announce(bus.bus(), records) == {"batchItemFailures": []}
     assert {entry["Source"] for entry in bus.taken} <= {"stream-downloads"}
     assert {entry["EventBusName"] for entry in bus.taken} <= {"bus"}
     return [(entry["DetailType"], json.loads(entry["Detail"])) for entry in bus.taken]
@@ -119,8 +101,8 @@ def test_a_removed_item_is_not_announced() -> None:
 
 def test_after_an_event_that_the_bus_refused_the_stream_goes_on_from_there() -> None:
     records = [change(requested(), ready(), number) for number in range(25)]
-    bus: Any = Bus(refuse=frozenset({13}))
-    answer = announce(bus, "bus", records)
+    bus = Events(refuse=frozenset({13}))
+    answer = announce(bus.bus(), records)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "13"}]}
     # Of the batch with the refused event the others went out: they come twice, never not at all.
     assert len(bus.taken) == 19

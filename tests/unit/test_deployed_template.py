@@ -10,6 +10,8 @@ import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from package import processed
+from stream_downloads.domain import commands
+from stream_downloads.domain.commands import Registration
 from tests.support.emulator import REPOSITORY
 from tests.support.template import REFERENCES
 
@@ -55,7 +57,7 @@ def _holds(condition: Any, values: dict[str, str]) -> bool:
         case {"Fn::Not": [inner]}:
             return not _holds(inner, values)
         case {"Fn::Equals": [{"Ref": name}, value]}:
-            return bool(values[name] == value)
+            return values[name] == str(value)
     raise NotImplementedError(condition)
 
 
@@ -127,7 +129,7 @@ def test_sam_adds_no_policy_that_the_template_does_not_tell_of(function: str) ->
 
 def test_a_schedule_invokes_its_function_and_no_other() -> None:
     schedules = of_type(deployed(), "AWS::Scheduler::Schedule")
-    assert len(schedules) == 2
+    assert len(schedules) == 3
     for schedule in schedules.values():
         target = schedule["Properties"]["Target"]
         role = deployed()[target["RoleArn"]["Fn::GetAtt"][0]]["Properties"]
@@ -136,6 +138,41 @@ def test_a_schedule_invokes_its_function_and_no_other() -> None:
         assert actions(statement) == {"lambda:InvokeFunction"}
         assert statement["Resource"] == target["Arn"]
         assert "ManagedPolicyArns" not in role
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expression"),
+    [
+        ("1", "rate(1 minute)"),  # the scheduler refuses "1 minutes"
+        ("60", {"Fn::Sub": "rate(${ReconcileMinutes} minutes)"}),
+        ("1440", {"Fn::Sub": "rate(${ReconcileMinutes} minutes)"}),
+    ],
+)
+def test_the_library_is_reconciled_every_so_many_minutes(minutes: str, expression: object) -> None:
+    schedules = of_type(deployed(ReconcileMinutes=minutes), "AWS::Scheduler::Schedule")
+    schedule = schedules["ReconcileLibraryFunctionRegularly"]["Properties"]
+    assert schedule["ScheduleExpression"] == expression
+    variables = deployed()["ReconcileLibraryFunction"]["Properties"]["Environment"]["Variables"]
+    assert variables["RECONCILE_MINUTES"] == {"Ref": "ReconcileMinutes"}
+
+
+def test_the_secret_is_compared_with_cloudflares_every_five_minutes() -> None:
+    schedules = of_type(deployed(), "AWS::Scheduler::Schedule")
+    schedule = schedules["RegisterWebhookFunctionEveryFiveMinutes"]["Properties"]
+    assert schedule["ScheduleExpression"] == "rate(5 minutes)"
+    payload = json.loads(schedule["Target"]["Input"])
+    assert commands.registration(payload) is Registration.REFRESH
+
+
+@pytest.mark.parametrize("passes_on", ["true", "false"])
+def test_webhooks_reach_the_bus_only_where_they_are_passed_on(passes_on: str) -> None:
+    found = [
+        statement["Resource"]
+        for statement in statements("ReceiveWebhook", VideoEvents=passes_on)
+        if "events:PutEvents" in actions(statement)
+    ]
+    bus = {"Fn::GetAtt": ["DownloadsEventBus", "Arn"]}
+    assert found == ([bus] if passes_on == "true" else [])
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

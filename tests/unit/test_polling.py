@@ -1,4 +1,4 @@
-"""When to poll next, and in which order: properties that hold however it is tuned."""
+"""Test when to poll next, and in which order: properties that hold however it is tuned."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def test_a_poll_once_a_minute_has_a_price_floor() -> None:
 # --- When to poll
 
 
+@pytest.mark.no_cover
 @given(
     age=AGES,
     percent=st.none() | PERCENTAGES,
@@ -117,6 +118,7 @@ def test_nonsense_leads_to_an_ordinary_poll(age: float, percent: float, earlier:
     assert math.isfinite(at)
 
 
+@pytest.mark.no_cover
 @given(age=st.floats(0.1, 24 * HOUR), reports=st.lists(PERCENTAGES, max_size=2))
 @pytest.mark.parametrize("pace", [NormalDist(4.1, 1.2), NormalDist(0.0, 0.15)])
 def test_a_belief_is_a_distribution_over_what_is_still_to_come(
@@ -131,6 +133,7 @@ def test_a_belief_is_a_distribution_over_what_is_still_to_come(
     assert 0 <= belief.meaningless <= 1
 
 
+@pytest.mark.no_cover
 @given(age=st.floats(0.0, HOUR), percent=PERCENTAGES, pace=st.sampled_from(PACES))
 def test_a_dearer_poll_is_never_sent_sooner(age: float, percent: float, pace: Pace) -> None:
     polls = [next_poll(in_progress(), percent, pace, each, NOW + age) for each in PRICES]
@@ -171,7 +174,7 @@ def test_a_percentage_aims_the_next_poll_at_the_end(seconds: float, poll_price: 
 
 
 def test_the_time_in_the_queue_does_not_count_as_slowness() -> None:
-    """4 % after 20 s may have begun 18 s ago or 4 s ago: two reports tell."""
+    """Learn from two reports whether 4 % after 20 s began 18 s ago or 4 s ago."""
     late = next_poll(polled(NOW + 20, 4.0), 20.0, IGNORANT, 13.0, NOW + 26) - NOW
     assert late < 80, "20 + 96 % at 16 points in 6 s are 56 s; by age alone 130 s"
 
@@ -194,6 +197,7 @@ PROGRESS: dict[str, Callable[[float], float | None]] = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", PROGRESS)
 @pytest.mark.parametrize("pace", PACES[::2])
 @pytest.mark.parametrize("poll_price", PRICES)

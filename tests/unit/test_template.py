@@ -11,7 +11,7 @@ import pytest
 from tests.support.emulator import REPOSITORY
 from tests.support.template import template
 
-# The names that people script against.
+# The names that scripts use.
 PARAMETERS = {
     "CloudflareAccountId": None,
     "CloudflareSecretArn": None,
@@ -19,6 +19,8 @@ PARAMETERS = {
     "CloudflareRequestLimit": 600,
     "CloudflareApiBaseUrl": "https://api.cloudflare.com/client/v4",
     "PollWindowSeconds": 55,
+    "ReconcileMinutes": 60,
+    "VideoEvents": "false",
     "ReconcileLookbackHours": 48,
     "RetentionDays": 0,
     "AlarmTopicArn": "",
@@ -111,7 +113,7 @@ def test_what_a_function_cannot_do_ends_in_the_queue_that_an_alarm_watches(name:
 
 
 def test_a_change_of_any_parameter_reaches_the_webhook() -> None:
-    """Its URL leads to a version, and only what makes a new one does."""
+    """Change the version behind the URL with every parameter."""
     function = FUNCTIONS["ReceiveWebhookFunction"]
     given = {
         **template()["Globals"]["Function"]["Environment"]["Variables"],
@@ -138,8 +140,9 @@ def test_the_description_of_a_version_never_gets_too_long() -> None:
         "CloudflareSecretArn": 100 + len("-AbCdEf"),
         "CloudflareApiBaseUrl": template()["Parameters"]["CloudflareApiBaseUrl"]["MaxLength"],
         "DownloadTypes": len("default,audio"),
-        "SnapStart": len("snap"),
-        "Tracing": len("Active"),
+        "SnapStart": 1,
+        "Tracing": 1,
+        "VideoEvents": 1,
     }
     for name in ("CloudflareRequestLimit", "RetentionDays", "PollWindowSeconds"):
         longest[name] = len(str(template()["Parameters"][name]["MaxValue"]))

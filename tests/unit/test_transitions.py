@@ -1,4 +1,4 @@
-"""Every transition of a download: what it makes of a row, and what none of them may do."""
+"""Test every transition of a download: the row after it, and rules that all keep."""
 
 from __future__ import annotations
 

@@ -148,11 +148,11 @@ def test_a_run_reads_once_more_after_releasing_its_lease(monkeypatch: pytest.Mon
     release = Lease.release
     uids: list[str] = []
 
-    def arrive_first(lease: Lease) -> None:
+    def arrive_first(lease: Lease, *, completed: bool) -> None:
         if not uids:
             uids.append(world.simulator.upload(generation_seconds=5.0))
             world.deliver_webhooks()
-        release(lease)
+        release(lease, completed=completed)
 
     monkeypatch.setattr(Lease, "release", arrive_first)
     summary = world.poll(WINDOW)

@@ -24,6 +24,8 @@ _LIMITS = Config(
     # fewer (10 by default), threads throw TLS connections away and make new ones.
     max_pool_connections=24,
 )
+# A webhook waits for the bus, and Cloudflare for the webhook's answer.
+_EVENTS_LIMITS = _LIMITS.merge(Config(retries={"total_max_attempts": 2, "mode": "standard"}))
 
 
 @overload
@@ -34,6 +36,8 @@ def client(service: Literal["events"]) -> EventBridgeClient: ...
 def client(service: Literal["lambda"]) -> LambdaClient: ...
 def client(service: Any) -> Any:
     """Return the process's client: a second to connect, two to read, at most three attempts.
+
+    The event bus gets two attempts: they take seven seconds at most.
 
     The low-level client and not the resource, which takes longer to start; and one for all who
     need the service, because each takes as long again. Clients are safe in threads.
@@ -49,4 +53,5 @@ def secrets_client(secret_arn: str) -> SecretsManagerClient:
 
 @cache
 def _client(service: Any, region: str | None) -> Any:
-    return boto3.client(service, region_name=region, config=_LIMITS)
+    limits = _EVENTS_LIMITS if service == "events" else _LIMITS
+    return boto3.client(service, region_name=region, config=limits)

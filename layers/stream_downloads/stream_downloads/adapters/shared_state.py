@@ -246,6 +246,7 @@ class Budget:
         return self._control.write(self.NAME, allowance.as_value(), version)
 
 
+# With the end of the last complete run, and the time at which the schedule began the last one.
 POLLER_LEASE: Final = "poller-lease"
 
 
@@ -283,15 +284,23 @@ class Lease:
         """
         return self._write(self._seconds, notes)
 
-    def release(self) -> None:
-        """Give the lease back, so that the next invocation need not wait for its end."""
-        self._write(0.0, {})
+    def release(self, *, completed: bool = False) -> None:
+        """Give the lease back, so that the next invocation need not wait for its end.
 
-    def _write(self, seconds: float, notes: Mapping[str, float]) -> bool:
+        Args:
+            completed: the work came to its end; the lease notes when, as ``completed_at``.
+        """
+        self._write(0.0, {}, completed=completed)
+
+    def _write(
+        self, seconds: float, notes: Mapping[str, float], *, completed: bool = False
+    ) -> bool:
         record = self._control.read(self._name)
         held = record.now < record.value.get("until", 0.0)
         if held and record.value.get("owner") not in self._owners:
             return False
         self.notes = record.value.get("notes", {}) | notes
+        if completed:
+            self.notes["completed_at"] = record.now
         value = {"owner": self._owner, "until": record.now + seconds, "notes": self.notes}
         return self._control.write(self._name, value, record.version)

@@ -8,8 +8,10 @@ video of the page before, and videos seen already are dropped.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Final
 
 from stream_downloads.domain.download import iso_time
@@ -20,10 +22,22 @@ OVERLAP_SECONDS: Final = 1.0
 # Cloudflare is asked in whole milliseconds: this is an instant, and the step past one.
 INSTANT_SECONDS: Final = 0.001
 
-# A video that is ready within three hours of its creation is in the look-back of the next run.
-SHORT_SECONDS: Final = 3 * 3600.0
-# A schedule's runs come a moment early or late: ten minutes less than a day is once a day.
+# A schedule's runs come a moment early or late: ten minutes less than a day is once a day, ten
+# minutes less than an hour once an hour.
 WHOLE_EVERY: Final = 24 * 3600.0 - 600.0
+HOURS_EVERY: Final = 3600.0 - 600.0
+# A video that is ready within three hours of its creation is in the look-back of the next hour.
+HOURS_SECONDS: Final = 3 * 3600.0
+# The look-backs in between list so many videos again, half a page: most fit into one request.
+RECENT_VIDEOS: Final = PAGE // 2
+
+
+class Reach(StrEnum):
+    """The range of a look-back: the more often it comes, the less it costs."""
+
+    RECENT = "recent"  # the newest videos, with a ReconcileMinutes below an hour
+    HOURS = "hours"  # once an hour, three hours further than the one before
+    WHOLE = "whole"  # once a day, all of ReconcileLookbackHours
 
 
 class NoTimes(Exception):
@@ -40,12 +54,14 @@ class Walk:
         seen: the videos seen that the next page may repeat.
         skipped: instants at which more videos were created than Cloudflare lists at a time.
         done: whether the end of the library was reached.
+        newest: when the newest of the videos seen were created, in order.
     """
 
     start: float
     seen: set[str] = field(default_factory=set)
     skipped: list[float] = field(default_factory=list)
     done: bool = False
+    newest: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_VIDEOS))
 
     def take(self, page: VideoPage) -> list[Video]:
         """Advance past a page and return its new videos, each once.
@@ -56,6 +72,7 @@ class Walk:
         new = {video.uid: video for video in page.videos if video.uid not in self.seen}
         created = {video.uid: video.created_at for video in page.videos}
         times = [time for time in created.values() if time is not None]
+        self.newest.extend(sorted(v.created_at for v in new.values() if v.created_at is not None))
         if page.listed < PAGE:
             self.done = True
         elif not times:
@@ -83,56 +100,75 @@ class LookBack:
     Attributes:
         began_at: when this one began, seconds since the epoch.
         start: the time of creation up to which all videos have been seen.
-        is_whole: whether it covers all of ReconcileLookbackHours.
+        reach: how far back it goes.
         completed_at: when the last complete one began; None before the first.
-        whole_at: when the last complete whole one began; None before the first.
+        hours_at: when the last complete one of at least three hours began.
+        whole_at: when the last complete whole one began.
+        recent_from: when the first of the newest ``RECENT_VIDEOS`` videos was created; None if
+            the last look-back saw fewer.
         is_done: whether this one reached the end of the library.
     """
 
     began_at: float
     start: float
-    is_whole: bool
-    completed_at: float | None
-    whole_at: float | None
+    reach: Reach
+    completed_at: float | None = None
+    hours_at: float | None = None
+    whole_at: float | None = None
+    recent_from: float | None = None
     is_done: bool = False
 
     @classmethod
     def following(cls, kept: Mapping[str, Any], now: float, lookback: float) -> LookBack:
         """Return the look-back to make now.
 
-        An interrupted one continues where it stopped. Otherwise it begins three hours before the
-        last complete one began, and once a day ``lookback`` seconds before ``now``. It never
-        begins earlier than that.
+        An interrupted one continues where it stopped. Otherwise it begins ``lookback`` seconds
+        before ``now`` once a day, three hours before the last long one began once an hour, and
+        at the newest videos in between. It never begins earlier than ``lookback`` seconds ago.
 
         Args:
             kept: the last result of :meth:`as_value`, empty before the first look-back.
             now: seconds since the epoch.
-            lookback: ReconcileLookbackHours, in seconds.
+            lookback: the seconds that a whole look-back covers.
         """
         completed_at, whole_at = kept.get("completed_at"), kept.get("whole_at")
+        hours_at, recent_from = kept.get("hours_at", completed_at), kept.get("recent_from")
         earliest = now - lookback
-        if rest := kept.get("interrupted"):
-            start = max(rest["start"], earliest)
-            return cls(rest["began_at"], start, rest["is_whole"], completed_at, whole_at)
-        start, is_whole = earliest, True
-        if completed_at is not None and whole_at is not None and now - whole_at < WHOLE_EVERY:
-            start, is_whole = max(completed_at - SHORT_SECONDS, earliest), False
-        return cls(now, start, is_whole, completed_at, whole_at)
+        rest = kept.get("interrupted") or {}
+        if "reach" in rest:
+            began_at, start, reach = rest["began_at"], rest["start"], Reach(rest["reach"])
+        elif completed_at is None or whole_at is None or now - whole_at >= WHOLE_EVERY:
+            began_at, start, reach = now, earliest, Reach.WHOLE
+        elif hours_at is None or now - hours_at >= HOURS_EVERY:
+            began_at, start, reach = now, (hours_at or 0.0) - HOURS_SECONDS, Reach.HOURS
+        else:
+            start = max(completed_at - HOURS_SECONDS, recent_from or 0.0)
+            began_at, reach = now, Reach.RECENT
+        start = max(start, earliest)
+        return cls(began_at, start, reach, completed_at, hours_at, whole_at, recent_from)
 
     def after(self, walk: Walk) -> LookBack:
         """Return this look-back with the progress of ``walk``."""
         left = replace(self, start=walk.start, is_done=walk.done)
         if not walk.done:
             return left
-        whole_at = self.began_at if self.is_whole else self.whole_at
-        return replace(left, completed_at=self.began_at, whole_at=whole_at)
+        is_full = len(walk.newest) == RECENT_VIDEOS
+        return replace(
+            left,
+            completed_at=self.began_at,
+            hours_at=self.hours_at if self.reach is Reach.RECENT else self.began_at,
+            whole_at=self.began_at if self.reach is Reach.WHOLE else self.whole_at,
+            recent_from=walk.newest[0] - OVERLAP_SECONDS if is_full else None,
+        )
 
     def as_value(self) -> dict[str, Any]:
         """Return the record for the control table, from which the next run continues."""
-        rest = {"began_at": self.began_at, "start": self.start, "is_whole": self.is_whole}
+        rest = {"began_at": self.began_at, "start": self.start, "reach": self.reach}
         return {
             "completed_at": self.completed_at,
+            "hours_at": self.hours_at,
             "whole_at": self.whole_at,
+            "recent_from": self.recent_from,
             "interrupted": None if self.is_done else rest,
         }
 

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from stream_downloads.domain.download import DownloadType
+
 VIDEO_UID: Final = re.compile("[0-9a-f]{32}")
+
+# The values of `meta.downloads`, by which a video says itself which downloads it gets.
+META_DOWNLOADS: Final[Mapping[str, tuple[DownloadType, ...]]] = {
+    "none": (),
+    "default": (DownloadType.DEFAULT,),
+    "audio": (DownloadType.AUDIO,),
+    "default,audio": (DownloadType.DEFAULT, DownloadType.AUDIO),
+}
 
 _MAX_TEXT_CHARACTERS: Final = 1024
 _MAX_DURATION_SECONDS: Final = 366 * 24 * 3600
@@ -35,6 +45,9 @@ class Video(NamedTuple):
         live_input: the live input that the video is a recording of.
         error_code: Cloudflare's code, only in the state ``error``.
         error_message: Cloudflare's explanation, only in the state ``error``.
+        downloads: the downloads that ``meta.downloads`` names; None if it names none of the
+            documented values.
+        unknown_downloads: any other value of ``meta.downloads``, cut, to be logged.
     """
 
     uid: str
@@ -48,6 +61,12 @@ class Video(NamedTuple):
     live_input: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    downloads: tuple[DownloadType, ...] | None = None
+    unknown_downloads: str | None = None
+
+    def wanted(self, by_default: Sequence[DownloadType]) -> Sequence[DownloadType]:
+        """Return the downloads that the video gets: those of its ``meta``, or the default ones."""
+        return by_default if self.downloads is None else self.downloads
 
 
 class VideoPage(NamedTuple):
@@ -119,18 +138,23 @@ def parse_video(fields: Mapping[str, Any]) -> Video:
     status = _mapping(fields.get("status"))
     state = _text(status.get("state")) or ""
     signed = fields.get("requireSignedURLs")
+    meta = _mapping(fields.get("meta"))
+    said = meta.get("downloads")
+    downloads = META_DOWNLOADS.get(said) if isinstance(said, str) else None
     return Video(
         uid=uid,
         state=state,
         created_at=_time(fields.get("created")),
         ready_at=_time(fields.get("readyToStreamAt")),
         creator=_text(fields.get("creator")),
-        name=_text(_mapping(fields.get("meta")).get("name")),
+        name=_text(meta.get("name")),
         duration_seconds=_duration(fields.get("duration")),
         requires_signed_url=signed if isinstance(signed, bool) else None,
         live_input=_text(fields.get("liveInput")),
         error_code=_error(status, "Code") if state == "error" else None,
         error_message=_error(status, "Text") if state == "error" else None,
+        downloads=downloads,
+        unknown_downloads=None if said is None or downloads is not None else ascii(said)[:60],
     )
 
 

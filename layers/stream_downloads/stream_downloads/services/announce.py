@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from stream_downloads.adapters.event_bus import ENTRIES_AT_ONCE, Event
 from stream_downloads.adapters.observability import logger
 from stream_downloads.domain.download import Status
 
 if TYPE_CHECKING:
-    from mypy_boto3_events import EventBridgeClient
-    from mypy_boto3_events.type_defs import PutEventsRequestEntryTypeDef
+    from stream_downloads.adapters.event_bus import EventBus
 
-SOURCE: Final = "stream-downloads"
 DETAIL_TYPES: Final = {
     Status.READY: "Download Ready",
     Status.ERROR: "Download Failed",
@@ -21,14 +20,9 @@ DETAIL_TYPES: Final = {
 }
 # The attributes of which a change is announced.
 ANNOUNCED: Final = ("status", "url")
-# As many as EventBridge takes at once
-# (https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html).
-ENTRIES_AT_ONCE: Final = 10
 
 
-def announce(
-    events: EventBridgeClient, bus_name: str, records: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def announce(bus: EventBus, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Put an event on the bus for each download that has come to an end.
 
     Returns:
@@ -39,25 +33,21 @@ def announce(
         botocore.exceptions.ClientError, BotoCoreError: the bus was not reached; the whole batch
             comes again.
     """
-    ends = [(record, entry) for record in records if (entry := entry_of(record, bus_name))]
+    ends = [(record, event) for record in records if (event := event_of(record))]
     for first in range(0, len(ends), ENTRIES_AT_ONCE):
         some = ends[first : first + ENTRIES_AT_ONCE]
-        answer = events.put_events(Entries=[entry for _, entry in some])
-        for (record, _), result in zip(some, answer["Entries"], strict=True):
-            if "ErrorCode" in result:
-                logger.error(
-                    "The event bus did not take an event",
-                    extra={
-                        "video_uid": record["dynamodb"]["Keys"]["video_uid"]["S"],
-                        "code": result["ErrorCode"],
-                    },
-                )
+        codes = bus.put([event for _, event in some])
+        for (record, _), code in zip(some, codes, strict=True):
+            if code is not None:
+                uid = record["dynamodb"]["Keys"]["video_uid"]["S"]
+                details = {"video_uid": uid, "code": code}
+                logger.error("The event bus did not take an event", extra=details)
                 sequence_number = record["dynamodb"]["SequenceNumber"]
                 return {"batchItemFailures": [{"itemIdentifier": sequence_number}]}
     return {"batchItemFailures": []}
 
 
-def entry_of(record: Mapping[str, Any], bus_name: str) -> PutEventsRequestEntryTypeDef | None:
+def event_of(record: Mapping[str, Any]) -> Event | None:
     """Return the event of a change: a download has ended, or a ready one has another URL.
 
     Returns:
@@ -68,12 +58,7 @@ def entry_of(record: Mapping[str, Any], bus_name: str) -> PutEventsRequestEntryT
     detail_type = DETAIL_TYPES.get(after.get("status", {}).get("S"))
     if detail_type is None or all(before.get(name) == after.get(name) for name in ANNOUNCED):
         return None
-    return {
-        "Source": SOURCE,
-        "DetailType": detail_type,
-        "Detail": json.dumps(detail_of(after)),
-        "EventBusName": bus_name,
-    }
+    return Event(detail_type, json.dumps(detail_of(after)))
 
 
 def detail_of(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.observability import logger
 from stream_downloads.domain import transitions
 from stream_downloads.domain.download import Download, DownloadType, Lane
+from stream_downloads.domain.video import META_DOWNLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,6 +84,16 @@ def video_has_failed(
         if row is not None:
             written.append(row)
     return written
+
+
+def warn_of_unknown_downloads(video: Video) -> None:
+    """Log a ``meta.downloads`` that says nothing: the video gets the downloads of every video."""
+    if video.unknown_downloads is not None:
+        details = {"video_uid": video.uid, "meta_downloads": video.unknown_downloads}
+        known = ", ".join(repr(value) for value in META_DOWNLOADS)
+        logger.warning(
+            f"meta.downloads is not one of {known}: DownloadTypes applies", extra=details
+        )
 
 
 def add_or_change(

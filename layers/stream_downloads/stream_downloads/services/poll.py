@@ -143,7 +143,6 @@ class Poller:
         self._turn = int(started // MINUTE)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
         try:
-            self._read_pace()
             while self._work(window):
                 pass
         finally:
@@ -181,18 +180,21 @@ class Poller:
 
         A webhook that finds the lease held starts no run.
         """
+        completed = False
         try:
+            self._read_pace()
             self._follow(window)
+            completed = True
         except Stop as stop:
-            self._summary.ended = str(stop)
+            self._summary.ended, completed = str(stop), True
             return False
         finally:
-            self._hand_over()
+            self._hand_over(completed=completed)
         now = self._clock()
         if now >= self._end:
             return False
         self._read(LIVE_QUEUES, now, again=True)
-        has_news = self._rows.next_due_at() <= self._end
+        has_news = self._rows.next_due_at() < self._end
         return has_news and self._acquire(now, scheduled=False)
 
     def _check_time(self) -> None:
@@ -329,7 +331,7 @@ class Poller:
 
     # --- its end ------------------------------------------------------------------------------
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, *, completed: bool) -> None:
         """Write the rows that were followed, and release the lease."""
         failed = self._rows.write(self._in_parallel)
         self._learned += [
@@ -337,7 +339,7 @@ class Poller:
         ]
         self._samples.clear()
         try:
-            self._lease.release()
+            self._lease.release(completed=completed)
         except (ClientError, BotoCoreError) as error:  # it expires
             logger.warning("The lease could not be released", extra=described(error))
 

@@ -21,10 +21,12 @@ from stream_downloads.domain.video import Unusable, Video, parse_webhook
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.steps import Verdict
+from stream_downloads.services.video_events import pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stream_downloads.adapters.event_bus import EventBus
     from stream_downloads.adapters.function_url import Delivery
 
 # The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
@@ -42,15 +44,26 @@ NONE: Final = Grant(0)
 STALE: Final = (UnauthenticReason.TOO_OLD, UnauthenticReason.TOO_NEW)
 
 
-def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) -> dict[str, Any]:
-    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that."""
+def receive(
+    service: Service,
+    secrets: SigningSecrets,
+    event: dict[str, Any],
+    bus: EventBus | None = None,
+) -> dict[str, Any]:
+    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that.
+
+    With a bus, 200 only once the bus has the webhook, too.
+    """
     now = service.clock()
     try:
         delivery = function_url.unwrap(event)
         verify(delivery, secrets, now)
         video = parse_webhook(delivery.body)
         grant = permit(service, video)
-        rows = record_intent(service, video, grant, now)
+        try:
+            rows = record_intent(service, video, grant, now)
+        finally:  # other systems hear of the video even if our own tables fail
+            passed_on = pass_on(bus, video, delivery.body)
     except BadTransport as refusal:
         return refuse(service, refusal.status, "bad_transport", refusal)
     except Unauthentic as refusal:
@@ -62,12 +75,13 @@ def receive(service: Service, secrets: SigningSecrets, event: dict[str, Any]) ->
     except OUR_FAULT as error:
         return answer(500, "failed", error)
     logger.append_keys(video_uid=video.uid)
-    if video.state == "error":
-        return answer(200, "video_failed")
-    if grant.count:
-        create_at_once(service, rows, grant)
-        wake_poller(service, rows)
-    return answer(200, "recorded" if rows else "already_known")
+    outcome = "video_failed"
+    if video.state == "ready":
+        if grant.count:
+            create_at_once(service, rows, grant)
+            wake_poller(service, rows)
+        outcome = "recorded" if rows else "already_known"
+    return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
 
 def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
@@ -85,10 +99,11 @@ def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
 
 def permit(service: Service, video: Video) -> Grant:
     """Reserve a request for each create, before the row is written: it is then written as sent."""
-    if video.state != "ready":
+    types = video.wanted(service.download_types)
+    if video.state != "ready" or not types:
         return NONE
     try:
-        return service.gateway.permit(len(service.download_types), Asker.WEBHOOK)
+        return service.gateway.permit(len(types), Asker.WEBHOOK)
     except Exception as error:  # noqa: BLE001 - the intent is recorded all the same
         logger.warning(
             "The create cannot be made at once; the poller will make it", extra=described(error)
@@ -98,7 +113,8 @@ def permit(service: Service, video: Video) -> Grant:
 
 def record_intent(service: Service, video: Video, grant: Grant, now: float) -> list[Download]:
     """Write down what the webhook means; return the rows that this opened."""
-    downloads, types = service.downloads, service.download_types
+    downloads, types = service.downloads, video.wanted(service.download_types)
+    intents.warn_of_unknown_downloads(video)
     if video.state == "ready":
         return intents.video_is_ready(downloads, video, types, now, permits=grant.count)
     intents.video_has_failed(downloads, video, types, now)

@@ -1,4 +1,4 @@
-"""Finds ready videos without a row, every hour and on demand, and backfills the library."""
+"""Finds ready videos without a row, on a schedule and on demand, and backfills the library."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from stream_downloads.adapters.observability import Metric, described, logger, record
+from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.adapters.stream_api import CloudflareError, RefusalKind, Refused
 from stream_downloads.domain.download import Lane, iso_time
-from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, LookBack, Walk
+from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, LookBack, Reach, Walk
 from stream_downloads.services.gateway import CALL_SECONDS, NotNow
-from stream_downloads.services.record import Known, Recorder
+from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST, Known, Recorder
+from stream_downloads.services.register import REGISTRATION
 
 if TYPE_CHECKING:
     from stream_downloads.adapters.shared_state import Record
@@ -34,6 +36,8 @@ ENCODING_SECONDS_AT_MOST: Final = 30 * 86_400.0
 LISTING_SECONDS: Final = 30.0
 # A page has to be listed and recorded, both types of a thousand videos new.
 STOP_BEFORE_TIMEOUT: Final = 90.0
+# At the end of a period the next look-back is due: what is not about new videos makes way.
+KEPT_FOR_LOOK_BACK: Final = 15.0
 # Slow answers about encoding videos leave the backfill this much of the function's time.
 KEPT_FOR_BACKFILL: Final = 240.0
 LEASE_SECONDS: Final = 120.0
@@ -56,6 +60,8 @@ class Run:
         remaining: Callable[[], float],
         in_parallel: Callable[..., Any],
         known: Known | None = None,
+        *,
+        period: float = 3600.0,
     ) -> None:
         """Prepare one run.
 
@@ -64,10 +70,13 @@ class Run:
             remaining: returns the seconds that the function has left.
             in_parallel: ``map`` over a pool of threads, or the plain one.
             known: the rows that earlier runs of the process have seen settled.
+            period: ReconcileMinutes, in seconds.
         """
         self._service = service
         self._control = service.control
         self._remaining = remaining
+        self._period = period
+        self._makes_way_at = service.monotonic() + period - KEPT_FOR_LOOK_BACK
         types = service.download_types
         self._recorder = Recorder(service.downloads, types, in_parallel, known or Known())
         self._lease = Lease(service.control, "reconcile-lease", uuid.uuid4().hex, LEASE_SECONDS)
@@ -91,7 +100,6 @@ class Run:
 
         Raises:
             NoTimes: Cloudflare lists videos in a way that cannot be paged through.
-            SecretUnavailable: the credentials for Cloudflare cannot be used.
             botocore.exceptions.ClientError, BotoCoreError: the tables failed.
         """
         if since is not None:
@@ -100,12 +108,16 @@ class Run:
             self._problems.append("another run is at work; it does what there is to do")
             return self._answer()
         try:
-            self._find_recent(lookback)
+            # A run reaches at least an hour further than the one before it.
+            self._find_recent(max(lookback, self._period + 3600.0))
             self._continue_backfill()
         except LeaseLost:
             self._problems.append("Another run has taken over.")
         except (OutOfTime, NotNow) as reason:
             self._problems.append(f"{reason} The next run goes on from there.")
+        except SecretUnavailable as error:
+            logger.error("The library could not be listed", extra=described(error))
+            self._problems.append(f"{error}. The next run tries again.")
         except CloudflareError as error:
             logger.warning("The library could not be listed", extra=described(error))
             self._problems.append("Cloudflare did not list the library. The next run tries again.")
@@ -117,26 +129,40 @@ class Run:
 
     def _find_recent(self, lookback: float) -> None:
         """Find the videos that became ready lately, and count those whose webhook was missed."""
+        expects_webhooks = self._expects_webhooks()
         kept = self._control.read(LOOK_BACK).value
         look_back = LookBack.following(kept, self._service.clock(), lookback)
         try:
             self._look_back(look_back)
             self._find_encoded()
         finally:
-            # Videos older than the stack were missed by no webhook of it.
-            is_first = look_back.completed_at is None
-            record(Metric.VIDEOS_FOUND, 0 if is_first else self._missed)
+            if expects_webhooks:
+                # Videos older than the stack were missed by no webhook of it.
+                is_first = look_back.completed_at is None
+                record(Metric.VIDEOS_FOUND, 0 if is_first else self._missed)
+
+    def _expects_webhooks(self) -> bool:
+        """Return True if a webhook that does not come is to be counted as missed.
+
+        A stack that RegisterWebhook never ran in gets none, and one that looks for videos before
+        a webhook counts as missed does not depend on them.
+        """
+        if self._period <= WEBHOOK_TAKES_AT_MOST:
+            return False
+        return bool(self._control.read(REGISTRATION).value)
 
     def _look_back(self, look_back: LookBack) -> None:
-        """Page through the last hours; the next run goes on where this one has to stop."""
+        """Page through the latest videos; the next run goes on where this one has to stop."""
         walk = Walk(look_back.start)
 
         def remember() -> None:
             kept = self._control.read(LOOK_BACK)
             self._control.write(LOOK_BACK, look_back.after(walk).as_value(), kept.version)
 
-        fresh = replace(self._recorder, known=Known())
-        self._walk(walk, Lane.LIVE, remember, fresh if look_back.is_whole else self._recorder)
+        recorder = self._recorder
+        if look_back.reach is Reach.WHOLE:
+            recorder = replace(recorder, known=Known())
+        self._walk(walk, Lane.LIVE, remember, recorder)
 
     def _find_encoded(self) -> None:
         """Find the videos that were encoding an hour ago and are ready now.
@@ -158,7 +184,7 @@ class Run:
         if self._unanswered:
             self._problems.append(
                 f"Cloudflare did not describe {self._unanswered} of the videos that were encoding."
-                " They are retried within an hour."
+                " The next runs retry within an hour."
             )
 
     def _check_encoding(self, kept: Record) -> None:
@@ -182,7 +208,8 @@ class Run:
 
     def _look_up(self, unlisted: dict[str, float], now: float) -> None:
         """Look up each video that lacks a row, and remove those that are done from ``unlisted``."""
-        missing = self._recorder.missing(unlisted)
+        types = self._service.download_types
+        missing = self._recorder.missing(dict.fromkeys(unlisted, types))
         for uid, seen_at in list(unlisted.items()):
             if uid in missing and self._is_still_encoding(uid):
                 if now - seen_at < ENCODING_SECONDS_AT_MOST:
@@ -195,6 +222,7 @@ class Run:
     def _is_still_encoding(self, uid: str) -> bool:
         """Look up a video and record it if it is ready; return True if it may become ready."""
         self._check_time(KEPT_FOR_BACKFILL)
+        self._make_way()
         self._keep_lease()
         try:
             gateway = self._service.gateway
@@ -233,6 +261,7 @@ class Run:
         cursor = self._control.read(BACKFILL).value
         if not cursor:
             return
+        self._make_way()
         walk = Walk(cursor["start"])
 
         def remember() -> None:
@@ -240,6 +269,8 @@ class Run:
             if kept.value.get("since") == cursor["since"]:  # no other one was begun meanwhile
                 reached = {} if walk.done else {**cursor, "start": walk.start}
                 self._control.write(BACKFILL, reached, kept.version)
+            if not walk.done:
+                self._make_way()
 
         fresh = replace(self._recorder, known=Known())
         self._walk(walk, Lane.BACKFILL, remember, fresh)
@@ -287,6 +318,10 @@ class Run:
     def _check_time(self, kept: float = STOP_BEFORE_TIMEOUT) -> None:
         if self._remaining() < kept:
             raise OutOfTime("The function's time was over.")
+
+    def _make_way(self) -> None:
+        if self._service.monotonic() >= self._makes_way_at:
+            raise OutOfTime("The next look-back is due.")
 
     def _keep_lease(self) -> None:
         if not self._lease.hold():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -63,7 +63,7 @@ class Recorder:
 
     Attributes:
         downloads: the table.
-        download_types: the downloads that each video has to have.
+        download_types: the downloads that a video has to have, unless its ``meta`` says.
         in_parallel: ``map`` over a pool of threads, or the plain one.
         known: the rows that need not be read.
     """
@@ -87,10 +87,12 @@ class Recorder:
             botocore.exceptions.ClientError, BotoCoreError: not everything could be written;
                 recording the videos again does no harm.
         """
-        missing = self.missing([video.uid for video in videos])
+        wanted = {video.uid: video.wanted(self.download_types) for video in videos}
+        missing = self.missing(wanted)
         lacking = [video for video in videos if video.uid in missing]
 
         def open_rows(video: Video) -> list[Download]:
+            intents.warn_of_unknown_downloads(video)
             kinds = missing[video.uid]
             return [row for kind in kinds for row in self._open(video, kind, lane, now)]
 
@@ -101,22 +103,28 @@ class Recorder:
             video
             for video in opened
             # A video with a row of one type has been heard of: the other type was added later.
-            if len(missing[video.uid]) == len(self.download_types)
+            if len(missing[video.uid]) == len(wanted[video.uid])
             # Older videos lack the time at which they became ready.
             and now - (video.ready_at or video.created_at or now) > WEBHOOK_TAKES_AT_MOST
         ]
         return Recorded(len(opened), len(missed))
 
-    def missing(self, uids: Iterable[str]) -> dict[str, list[DownloadType]]:
-        """Return the downloads that a ready video would add or open again, by uid."""
-        wanted = [(uid, kind) for uid in uids for kind in self.download_types]
-        settled = {key for key in wanted if key in self.known}
-        unread = (key for key in wanted if key not in settled)
-        while keys := list(islice(unread, KEYS_AT_ONCE)):
-            settled |= self.downloads.settled(keys)
+    def missing(
+        self, wanted: Mapping[str, Sequence[DownloadType]]
+    ) -> dict[str, list[DownloadType]]:
+        """Return those of the wanted downloads that a ready video would add or open again.
+
+        Args:
+            wanted: the downloads of each video, by uid.
+        """
+        keys = [(uid, kind) for uid, kinds in wanted.items() for kind in kinds]
+        settled = {key for key in keys if key in self.known}
+        unread = (key for key in keys if key not in settled)
+        while some := list(islice(unread, KEYS_AT_ONCE)):
+            settled |= self.downloads.settled(some)
         self.known.add(settled)
         missing: dict[str, list[DownloadType]] = {}
-        for uid, kind in wanted:
+        for uid, kind in keys:
             if (uid, kind) not in settled:
                 missing.setdefault(uid, []).append(kind)
         return missing

@@ -1,10 +1,17 @@
-"""Subscribes the webhook at Cloudflare and stores its signing secret."""
+"""Subscribes the webhook at Cloudflare, or leaves that to its owner, and stores its secret."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from stream_downloads.services.gateway import CALL_SECONDS
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_downloads.adapters.observability import described, logger
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.adapters.stream_api import CloudflareError
+from stream_downloads.domain.commands import Registration
+from stream_downloads.domain.download import iso_time
+from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,51 +19,146 @@ if TYPE_CHECKING:
     from stream_downloads.adapters.stream_api import WebhookSubscription
     from stream_downloads.services.dependencies import Service
 
+# The record of the control table that remembers how webhooks come: {"position": "owner"} or
+# "guest", "since". There is none until the first registration.
+REGISTRATION: Final = "registration"
+OWNER: Final = "owner"
+GUEST: Final = "guest"
+
 
 class ForeignSubscription(Exception):
     """The account's one subscription belongs to another system, and was left as it is."""
 
 
+class NoSubscription(Exception):
+    """The account has no subscription whose requests its owner could pass on."""
+
+
 def register(
-    service: Service, webhook_url: str, store_secret: Callable[[str], bool], *, force: bool
+    service: Service,
+    webhook_url: str,
+    store_secret: Callable[[str], bool],
+    registration: Registration,
 ) -> dict[str, Any]:
-    """Subscribe our URL unless it is, and store the signing secret unless it is.
+    """Make webhooks come in the way that the operator wants, or as before.
 
     Safe to repeat: what an earlier run left half done (subscribed, but the answer lost or the
     secret not stored), or a secret that Cloudflare has changed since, is fixed.
 
     Raises:
-        ForeignSubscription: another URL is subscribed, and ``force`` is not set.
+        ForeignSubscription: another URL is subscribed, and is not to be replaced.
+        NoSubscription: a guest's secret is wanted, and nothing is subscribed.
         NotNow: the shared allowance is used up, or the gate is closed.
         CloudflareError: Cloudflare was not reached, or refused.
         SecretUnavailable: the credentials for Cloudflare cannot be used.
     """
+    if registration is Registration.REFRESH:
+        return refresh(service, webhook_url, store_secret)
     # A secret that was corrected a minute ago has to work now.
     service.gateway.refresh_credentials()
-    # An empty answer could be a fault: ask twice before replacing another system's subscription.
-    ask, stream = service.gateway.ask, service.gateway.stream
-    found = ask(stream.get_webhook, seconds=CALL_SECONDS) or ask(
-        stream.get_webhook, seconds=CALL_SECONDS
+    if registration is Registration.GUEST:
+        return be_guest(service, webhook_url, store_secret)
+    return subscribe(
+        service, webhook_url, store_secret, force=registration is Registration.TAKE_OVER
     )
+
+
+def subscribe(
+    service: Service, webhook_url: str, store_secret: Callable[[str], bool], *, force: bool
+) -> dict[str, Any]:
+    """Subscribe our URL unless it is, and store the signing secret unless it is."""
+    # An empty answer could be a fault: ask twice before replacing another system's subscription.
+    found = ask_for_subscription(service)
     if found and is_same_url(found, webhook_url):
         result, subscription = "kept", found
     elif found and not force:
         raise ForeignSubscription(
             f"Cloudflare sends this account's webhooks to {found.notification_url}, and an account"
-            ' has only one subscription. Nothing was changed; {"force": true} takes it over.'
+            ' has only one subscription. Nothing was changed; {"force": true} takes it over,'
+            ' {"subscribe": false} leaves it to its owner, who passes the requests on.'
         )
     else:
         result = "replaced" if found else "subscribed"
-        subscription = ask(stream.put_webhook, webhook_url, seconds=CALL_SECONDS)
-    answer = {
-        "result": result,
-        "notification_url": subscription.notification_url,
-        "modified": subscription.modified,
-        "secret_stored": store_secret(subscription.secret),
-    }
+        put_webhook = service.gateway.stream.put_webhook
+        subscription = service.gateway.ask(put_webhook, webhook_url, seconds=CALL_SECONDS)
+    answer = stored(service, result, OWNER, subscription, store_secret)
     if found and result == "replaced":
         answer["replaced_url"] = found.notification_url
     return answer
+
+
+def be_guest(
+    service: Service, webhook_url: str, store_secret: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Store the signing secret of the subscription, and leave the subscription alone.
+
+    If Cloudflare sends to us, we are the owner and stay it.
+    """
+    found = ask_for_subscription(service)
+    if found is None:
+        raise NoSubscription(
+            "Cloudflare has no webhook subscription for this account, so that there is no owner to"
+            " pass requests on. Nothing was changed; {} subscribes this stack."
+        )
+    if is_same_url(found, webhook_url):
+        return stored(service, "kept", OWNER, found, store_secret)
+    return stored(service, "guest", GUEST, found, store_secret)
+
+
+def refresh(
+    service: Service, webhook_url: str, store_secret: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Store the signing secret again if it has changed at Cloudflare; the schedule invokes this.
+
+    Without an earlier registration this asks nothing. What fails is logged, and tried again by
+    the next run of the schedule.
+    """
+    try:
+        position = service.control.read(REGISTRATION).value.get("position")
+        if position is None:
+            return {"result": "not registered"}
+        found = service.gateway.ask(service.gateway.stream.get_webhook, seconds=CALL_SECONDS)
+        if found is None or (position == OWNER and not is_same_url(found, webhook_url)):
+            details = {"position": position, "notification_url": found and found.notification_url}
+            logger.warning("The webhook subscription is not as it was registered", extra=details)
+            return {"result": "changed"}
+        answer = {"result": "refreshed", "secret_stored": store_secret(found.secret)}
+    except (CloudflareError, NotNow, SecretUnavailable, ClientError, BotoCoreError) as error:
+        logger.warning("The signing secret could not be refreshed", extra=described(error))
+        return {"result": "failed"}
+    if answer["secret_stored"]:
+        logger.info("The signing secret had changed at Cloudflare, and was stored")
+    return answer
+
+
+def stored(
+    service: Service,
+    result: str,
+    position: str,
+    subscription: WebhookSubscription,
+    store_secret: Callable[[str], bool],
+) -> dict[str, Any]:
+    """Store the signing secret and remember the position; return the answer."""
+    secret_stored = store_secret(subscription.secret)
+    kept = service.control.read(REGISTRATION)
+    if kept.value.get("position") != position:
+        value = {"position": position, "since": iso_time(service.clock())}
+        service.control.write(REGISTRATION, value, kept.version)
+    return {
+        "result": result,
+        "notification_url": subscription.notification_url,
+        "modified": subscription.modified,
+        "secret_stored": secret_stored,
+    }
+
+
+def ask_for_subscription(service: Service) -> WebhookSubscription | None:
+    """Return the account's subscription; None after two answers without one."""
+    get_webhook = service.gateway.stream.get_webhook
+    for _ in range(2):
+        if found := service.gateway.ask(get_webhook, seconds=CALL_SECONDS):
+            return found
+    return None
 
 
 def is_same_url(subscription: WebhookSubscription, webhook_url: str) -> bool:

@@ -1,0 +1,255 @@
+"""A stack that no webhook reaches: ReconcileMinutes 1, and the other values that it may have."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from stream_downloads.adapters.observability import Metric
+from stream_downloads.adapters.secrets import SecretUnavailable
+from stream_downloads.domain import library
+from stream_downloads.domain.download import DownloadType, Status
+from stream_downloads.domain.library import HOURS_EVERY, PAGE
+from stream_downloads.services.reconcile import Run
+from stream_downloads.services.record import Known
+from stream_downloads.services.register import REGISTRATION
+from tests.integration.test_metrics import recording
+from tests.support.world import World
+
+HOUR = 3600.0
+
+
+class Minutely:
+    """A warm stack with ReconcileMinutes 1 (or ``minutes``) in virtual time."""
+
+    def __init__(
+        self, world: World | None = None, minutes: int = 1, lookback: float = 48.0
+    ) -> None:
+        self.world = world or World(limit=1000)
+        self.period = minutes * 60.0
+        self.lookback = lookback * HOUR
+        self.known = Known()
+
+    def reconcile(self, since: float | None = None, timeout: float = 600.0) -> dict[str, Any]:
+        clock = self.world.clock
+        ends_at = clock() + timeout
+        run = Run(
+            self.world.service, lambda: ends_at - clock(), map, self.known, period=self.period
+        )
+        return run.reconcile(self.lookback, since)
+
+    def pass_by(self, minutes: float, *, each: Callable[[], object] = list) -> None:
+        """Let time pass: a poll, then a reconciliation, as the later of the two finds less."""
+        clock = self.world.clock
+        ends_at = clock() + minutes * 60
+        while clock() < ends_at:
+            began = clock()
+            self.world.poll(50)
+            clock.now = began
+            self.reconcile()
+            each()
+            clock.sleep(self.period)
+
+    def seconds_until_requested(self) -> list[float]:
+        """Return how long after each video was ready its row was there."""
+        videos = self.world.simulator.videos
+        return [
+            row.requested_at - videos[row.video_uid].encoded_at
+            for row in self.world.downloads.rows.values()
+        ]
+
+    def listings(self) -> int:
+        return self.world.simulator.counts()["list videos"]
+
+
+def test_every_video_is_requested_within_90_seconds_and_ends_ready() -> None:
+    stack, chance = Minutely(), random.Random(15)  # noqa: S311
+    stack.reconcile()  # what was there before the stack
+
+    def upload() -> None:
+        for _ in range(5):
+            if len(stack.world.simulator.videos) < 200:
+                stack.world.simulator.upload(
+                    webhook_delays=(),
+                    encode_seconds=chance.uniform(0, 1800),
+                    generation_seconds=chance.lognormvariate(4.5, 1.0),
+                )
+
+    with recording() as written:
+        stack.pass_by(120, each=upload)
+    rows = stack.world.downloads.rows.values()
+    assert len(rows) == 200
+    assert {row.status for row in rows} == {Status.READY}
+    assert max(stack.seconds_until_requested()) <= 90
+    assert stack.world.simulator.counts()["create download"] == 200
+    # Once an hour also the videos that are encoding.
+    assert stack.listings() == 120 + 1 + 1 + 2
+    assert not [series for series in written.metrics if series.name == Metric.VIDEOS_FOUND]
+
+
+def test_a_busy_library_costs_a_request_a_minute_and_more_for_a_page_of_news() -> None:
+    stack = Minutely()
+    # In three hours of it there are three pages.
+    for _ in range(3 * PAGE):
+        stack.world.simulator.upload(webhook_delays=())
+        stack.world.clock.now += 3.6
+    stack.reconcile()
+    before = stack.listings()
+    for _ in range(30):
+        for _ in range(17):
+            stack.world.simulator.upload(webhook_delays=())
+        stack.world.clock.now += 60
+        stack.reconcile()
+    assert stack.listings() - before == 30
+    assert len(stack.world.downloads.rows) == len(stack.world.simulator.videos)
+    for _ in range(PAGE):
+        stack.world.simulator.upload(webhook_delays=())
+        stack.world.clock.now += 0.05
+    before = stack.listings()
+    stack.reconcile()
+    assert stack.listings() - before == 2
+    assert len(stack.world.downloads.rows) == len(stack.world.simulator.videos)
+
+
+def test_a_video_that_is_slower_than_many_newer_ones_is_found_within_the_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(library, "RECENT_VIDEOS", 50)
+    stack = Minutely()
+    stack.reconcile()
+    uid = stack.world.simulator.upload(webhook_delays=(), encode_seconds=HOUR)
+    for _ in range(60):
+        stack.world.clock.now += 60
+        for _ in range(3):
+            stack.world.simulator.upload(webhook_delays=())
+        stack.reconcile()
+    ready_at = stack.world.clock()
+    while (uid, DownloadType.DEFAULT) not in stack.world.downloads.rows:
+        stack.world.clock.now += 60
+        stack.reconcile()
+        assert stack.world.clock() - ready_at <= HOURS_EVERY + 60
+
+
+@pytest.mark.parametrize("encodes_hours", [0.4, 2.0, 5.0, 60.0])
+@pytest.mark.parametrize(("minutes", "lookback"), [(1, 48.0), (7, 4.0), (60, 48.0), (1440, 2.0)])
+def test_a_video_is_found_however_long_it_encodes(
+    minutes: int, lookback: float, encodes_hours: float
+) -> None:
+    world = World(limit=1000)
+    stack = Minutely(world, minutes, lookback)
+    stack.reconcile()
+    world.clock.now += 30
+    uid = world.simulator.upload(webhook_delays=(), encode_seconds=encodes_hours * HOUR)
+    ready_at = world.clock() + encodes_hours * HOUR
+    while (uid, DownloadType.DEFAULT) not in world.downloads.rows:
+        world.clock.now += stack.period
+        stack.reconcile()
+        late = world.clock() - ready_at
+        # Once an hour the encoding videos are listed: those of over three hours are found then.
+        assert late <= (stack.period if encodes_hours < 3 else max(stack.period, HOURS_EVERY + 420))
+
+
+def test_an_item_costs_under_three_read_units_in_a_warm_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    units: Counter[str] = Counter()
+    stack = Minutely(minutes=4)
+    settled = stack.world.downloads.settled
+
+    def count(keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
+        units.update(dict.fromkeys((uid for uid, _ in keys), 0.5))
+        return settled(keys)
+
+    monkeypatch.setattr(stack.world.downloads, "settled", count)
+    stack.reconcile()
+    for run in range(3 * 24 * 15):  # until the first ones are out of reach
+        if run % 15 == 0:
+            stack.world.simulator.upload(webhook_delays=())
+        stack.world.clock.now += stack.period
+        stack.reconcile()
+    complete = list(stack.world.simulator.videos)[:20]
+    assert max(units[uid] for uid in complete) <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("minutes", "registered", "counted"),
+    [(1, True, 0), (10, True, 0), (11, True, 1), (60, False, 0)],
+)
+def test_only_a_stack_that_depends_on_webhooks_counts_those_that_are_missed(
+    minutes: int, *, registered: bool, counted: int
+) -> None:
+    stack = Minutely(minutes=minutes)
+    if not registered:
+        stack.world.control.write(REGISTRATION, {}, stack.world.control.read(REGISTRATION).version)
+    stack.reconcile()
+    stack.world.simulator.upload(webhook_delays=())
+    stack.world.clock.now += HOUR
+    with recording() as written:
+        stack.reconcile()
+    told = {series.name: sum(values) for series, values in written.metrics.items()}
+    assert told.get(Metric.VIDEOS_FOUND, 0) == counted
+    assert (Metric.VIDEOS_FOUND in told) is bool(counted)
+    assert len(stack.world.downloads.rows) == 1
+
+
+def test_webhooks_beside_it_lead_to_no_second_create() -> None:
+    stack, chance = Minutely(World(limit=1000, arriving=True)), random.Random(3)  # noqa: S311
+    stack.reconcile()
+
+    def upload() -> None:
+        for _ in range(4):
+            stack.world.simulator.upload(
+                encode_seconds=chance.uniform(0, 300),
+                webhook_delays=chance.choice([(), (0.0,), (0.0, 30.0), (59.0, 61.0), (400.0,)]),
+                generation_seconds=chance.uniform(1, 200),
+            )
+        if len(stack.world.simulator.videos) > 196:
+            stack.world.simulator.habit = tuple
+
+    stack.pass_by(50, each=upload)
+    stack.pass_by(30)
+    creates = Counter(
+        call.video_uid for call in stack.world.simulator.calls if call.name == "create download"
+    )
+    assert creates == dict.fromkeys(stack.world.simulator.videos, 1)
+    assert {row.status for row in stack.world.downloads.rows.values()} == {Status.READY}
+
+
+def test_a_backfill_makes_way_for_the_look_back_of_the_next_minute() -> None:
+    world = World(limit=1000)
+    stack = Minutely(world)
+    start = world.clock()
+    for _ in range(4 * PAGE):
+        world.simulator.upload(webhook_delays=())
+        world.clock.now += 1.0
+    world.clock.now += 72 * HOUR
+    handle = world.simulator.handle
+
+    def slow(request: Any) -> Any:
+        world.clock.now += 20.0
+        return handle(request)
+
+    world.simulator.handle = slow  # type: ignore[method-assign]
+    began = world.clock()
+    answer = stack.reconcile(start)
+    assert answer["ended"].startswith("The next look-back is due.")
+    assert world.clock() - began <= 80
+    while (answer := stack.reconcile())["backfill"]:
+        pass
+    assert answer["ended"] == "done"
+    assert len(world.downloads.rows) == 4 * PAGE
+
+
+def test_credentials_that_cannot_be_used_end_the_run_with_a_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stack = Minutely()
+    stack.world.credentials.in_memory = ""
+    with pytest.raises(SecretUnavailable):
+        stack.world.credentials.headers()
+    assert "The next run tries again" in stack.reconcile()["ended"]
+    assert "could not be listed" in caplog.text

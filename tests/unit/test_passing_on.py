@@ -1,0 +1,109 @@
+"""Run what ``docs/webhooks.md`` shows to the owner of a webhook: requests arrive unchanged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stream_downloads.adapters.function_url import unwrap
+from stream_downloads.domain.signature import verify
+from tests.support.emulator import REPOSITORY
+from tests.support.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Bytes that do not survive a parse and a serialisation: spaces, an order, a character of two bytes.
+BODY = '{"uid":  "6b9e68b07dfee8cc2d116e4c51d6a957", "b": 1.0,"a":"\u00e9"}\n'.encode()
+URL = "https://receive.lambda-url.us-east-1.on.aws/"
+# Calls the worker with a request, and prints the one that it sends.
+DRIVER = """
+import worker from "./worker.mjs";
+import { readFileSync } from "node:fs";
+globalThis.fetch = async (url, options) => {
+  console.log(JSON.stringify({
+    url, method: options.method, headers: options.headers,
+    body: Buffer.from(options.body).toString("base64"),
+  }));
+  return new Response(null, { status: Number(process.argv[3]) });
+};
+const request = new Request("https://owner.example.com/hook", {
+  method: "POST",
+  headers: { "Webhook-Signature": process.argv[2] },
+  body: readFileSync("body"),
+});
+const answer = await worker.fetch(request, { STREAM_DOWNLOADS_URL: "%s" });
+console.log(answer.status);
+"""
+
+
+def shown(language: str) -> str:
+    """Return the page's only block of code in that language."""
+    page = (REPOSITORY / "docs/webhooks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    return str(block)
+
+
+@pytest.mark.parametrize("is_base64", [True, False])
+def test_a_lambda_function_passes_a_request_on_unchanged(
+    monkeypatch: pytest.MonkeyPatch, *, is_base64: bool
+) -> None:
+    passed_on: list[urllib.request.Request] = []
+
+    class Answer:
+        def __enter__(self) -> None:
+            """Enter."""
+
+        def __exit__(self, *_: object) -> None:
+            """Exit."""
+
+    def urlopen(request: urllib.request.Request, timeout: float) -> Answer:
+        assert timeout <= 10
+        passed_on.append(request)
+        return Answer()
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setenv("STREAM_DOWNLOADS_URL", URL)
+    module: dict[str, Any] = {}
+    exec(shown("python"), module)  # noqa: S102
+    event = signed_event(BODY, is_base64=is_base64)
+    assert module["handler"](event, None)["statusCode"] == 200
+    (request,) = passed_on
+    assert request.full_url == URL
+    assert request.data == BODY
+    verify(BODY, request.get_header("Webhook-signature"), [EXAMPLE_SECRET], EXAMPLE_TIME)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+@pytest.mark.parametrize(("answered", "answers"), [(200, 200), (403, 502), (500, 502)])
+def test_a_worker_passes_a_request_on_unchanged(
+    tmp_path: Path, answered: int, answers: int
+) -> None:
+    (tmp_path / "worker.mjs").write_text(shown("js"), encoding="utf-8")
+    (tmp_path / "driver.mjs").write_text(DRIVER % URL, encoding="utf-8")
+    (tmp_path / "body").write_bytes(BODY)
+    signature = signed_event(BODY)["headers"]["webhook-signature"]
+    command = ["node", "driver.mjs", signature, str(answered)]
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    sent, status = ran.stdout.splitlines()
+    assert int(status) == answers
+    request = json.loads(sent)
+    headers = {name.lower(): text for name, text in request["headers"].items()}
+    delivery = unwrap(
+        {
+            "requestContext": {"http": {"method": request["method"]}},
+            "headers": headers,
+            "body": request["body"],
+            "isBase64Encoded": True,
+        }
+    )
+    assert delivery.body == BODY
+    verify(delivery.body, delivery.signature, [EXAMPLE_SECRET], EXAMPLE_TIME)
