@@ -102,7 +102,7 @@ def test_a_run_writes_the_progress_once_at_its_end(monkeypatch: pytest.MonkeyPat
     assert len(saved) == 1
     [row] = world.downloads.rows.values()
     assert row.percent_complete is not None
-    assert row.percent_complete > 5
+    assert row.percent_complete > 4
     assert row.due_at is not None
     assert row.due_at > world.clock()
     assert row.indexed_at is not None
