@@ -175,7 +175,7 @@ def test_a_bad_payload_says_what_is_wrong_and_changes_nothing(
     simulator: StreamSimulator, secretsmanager: SecretsManagerClient, event: object
 ) -> None:
     before = stored(secretsmanager)
-    with pytest.raises(BadRequest, match="force|JSON object"):
+    with pytest.raises(BadRequest, match=r"force|JSON object"):
         invoke(event)
     assert simulator.calls == []
     assert stored(secretsmanager) == before
