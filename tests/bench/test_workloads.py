@@ -18,8 +18,8 @@ ODD_PROGRESS = ("silent", "stalling", "jumping", "backwards")
 
 # What a hundred videos or so lead to, and a bit more.
 BOUNDS = {
-    "steady": {"lists": 4.7, "mean": 4.5, "p95": 16.0, "p99": 24.0, "max": 70.0},
-    "quiet": {"mean": 20.0},
+    "steady": {"lists": 5.0, "mean": 3.5, "p95": 15.0, "write_units": 21.0, "read_units": 14.5},
+    "quiet": {"mean": 4.0, "p95": 15.0},
     "window0": {"lists": 2.1, "mean": 40.0},
     "bimodal": {"lists": 5.0, "mean": 4.5},
     "silent": {"lists": 9.0, "mean": 15.0, "p99": 60.0},
@@ -30,7 +30,7 @@ BOUNDS = {
     "backfill": {"mean_wait": 2500.0},
     "beside": {"mean": 60.0},
 }
-VIDEOS = {"steady": 200, "quiet": 60, "window0": 150, "beside": 50}
+VIDEOS = {"steady": 300, "quiet": 60, "window0": 150, "beside": 50}
 
 
 @cache
