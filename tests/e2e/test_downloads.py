@@ -33,7 +33,7 @@ def example(either: Deployed) -> Iterator[Deployed]:
 
 
 def test_a_webhook_becomes_a_url(either: Deployed) -> None:
-    uid = either.upload_and_hear(generation_seconds=2.0, name="talk.mp4", creator="ada")
+    uid = either.upload_and_hear(generation_seconds=5.0, name="talk.mp4", creator="ada")
     requested = either.row(uid)
     assert requested["status"] == "inprogress"
     assert "url" not in requested
@@ -180,9 +180,9 @@ def test_a_live_input_event_is_taken_and_left_alone(either: Deployed) -> None:
 
 
 def test_the_status_tells_of_one_video_and_of_all(either: Deployed) -> None:
-    uid = either.upload_and_hear()
     before = either.manage("status")
-    either.poll()
+    uid = either.upload_and_hear()
+    either.poll_until("ready", uid)
     about = either.manage("status", uid, download_types=["default"])
     assert about["video_uid"] == uid
     (row,) = about["downloads"]
