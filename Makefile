@@ -14,7 +14,7 @@ export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos mutants fuzz load format bench build deploy package undeploy lock clean
+.PHONY: help demo test check chaos mutants fuzz load format bench build deploy smoke package undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -27,16 +27,17 @@ test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit and integration tests
 	$(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench
 	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
-check: $(VENV)/installed ## lint, format, types, layers, template, known vulnerabilities
+check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
 	ruff check .
 	ruff format --check .
 	mypy $(CODE)
 	PYTHONPATH=layers/stream_downloads lint-imports --no-logo --no-cache
 	cfn-lint template.yaml
 	sam validate --lint --template template.yaml
+	$(PYTHON) -m tests.links
 	$(PYTHON) -m tests.audit
 
-chaos mutants fuzz load bench: export PYTHONPATH := .:layers/stream_downloads
+chaos mutants fuzz load bench smoke: export PYTHONPATH := .:layers/stream_downloads
 chaos: $(VENV)/installed ## a week of 10,000 videos with three of ten requests faulty, in minutes
 	$(PYTHON) -m tests.faults.chaos $(CHAOS)
 
@@ -64,6 +65,9 @@ build: $(VENV)/installed ## build the functions and the layer into .aws-sam/
 
 deploy: build ## deploy to AWS; asks the first time, and with DEPLOY=--guided
 	$(PYTHON) deploy.py $(DEPLOY)
+
+smoke: $(VENV)/installed ## prove a deployed stack (STACK=name) with a clip of two seconds, on your own accounts
+	@$(PYTHON) -m tests.smoke $(STACK)
 
 package: build ## upload the code to S3 (BUCKET=name) and write packaged.json, to deploy with other tools
 	@test -n "$(BUCKET)" || { echo "make package BUCKET=<a bucket in the region of the deployment>"; exit 1; }

@@ -21,10 +21,10 @@ WINDOW = float(os.environ["POLL_WINDOW_SECONDS"])
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Run the poller once."""
-    commands.nothing(event, "PollDownloads")
+    command = commands.poll(event)
     with ThreadPoolExecutor(BATCH) as pool:
         poller = Poller(SERVICE, lambda: context.get_remaining_time_in_millis() / 1000, pool.map)
-        summary = poller.run(WINDOW)
+        summary = poller.run(WINDOW, command)
     record(Metric.POLLS_COMPLETED)
     logger.info("Poll", extra=summary.as_answer())
     return summary.as_answer()

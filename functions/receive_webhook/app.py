@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from stream_downloads.adapters import aws
@@ -11,8 +12,11 @@ from stream_downloads.adapters.observability import observed
 from stream_downloads.adapters.secrets import SigningSecrets
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.receive import receive
+from stream_downloads.services.waker import Waker, start_poller
 
 SERVICE = Service.from_environment()
+if float(os.environ["POLL_WINDOW_SECONDS"]):  # else the polls of each minute are enough
+    SERVICE = replace(SERVICE, waker=Waker(SERVICE.control, start_poller, SERVICE.monotonic))
 SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
 SECRETS = SigningSecrets(aws.secrets_client(SECRET_ARN), SECRET_ARN)
 BUS = (

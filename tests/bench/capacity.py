@@ -10,7 +10,7 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html (write
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from stream_downloads.adapters.download_item import to_item
-from stream_downloads.adapters.downloads_table import DownloadsTable
+from stream_downloads.adapters.downloads_table import WORK_INDEX, DownloadsTable, Due
 from stream_downloads.adapters.shared_state import Budget, ControlTable, Record
 from stream_downloads.domain.download import Download, DownloadType, Step, Work
 from stream_downloads.domain.request_budget import COUNTS_FOR
@@ -76,17 +76,16 @@ class WritePrices:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         """``schema`` is what ``create_table`` takes."""
         key = [part["AttributeName"] for part in schema["KeySchema"]]
-        self._indexes: list[tuple[list[str], set[str] | None]] = []
+        self._indexes: dict[str, tuple[list[str], set[str]]] = {}
         for index in schema.get("GlobalSecondaryIndexes", ()):
             own_key = [part["AttributeName"] for part in index["KeySchema"]]
-            others = index["Projection"].get("NonKeyAttributes")
-            projected = None if others is None else {*key, *own_key, *others}
-            self._indexes.append((own_key, projected))
+            others = index["Projection"].get("NonKeyAttributes", ())
+            self._indexes[index["IndexName"]] = own_key, {*key, *own_key, *others}
 
     def units(self, before: Item | None, after: Item) -> int:
         """What it costs to put ``after`` in the place of ``before``; the larger one counts."""
         units = _write_units(before, after)
-        for key, projected in self._indexes:
+        for key, projected in self._indexes.values():
             old, new = _entry(before, key, projected), _entry(after, key, projected)
             if old == new:
                 continue
@@ -94,12 +93,16 @@ class WritePrices:
             units += _write_units(old) + _write_units(new) if moved else _write_units(old, new)
         return units
 
+    def entry_size(self, item: Item, index: str) -> int:
+        """Return the bytes of an item in an index, 0 if the index does not hold it."""
+        return size_of(_entry(item, *self._indexes[index]) or {})
 
-def _entry(item: Item | None, key: list[str], projected: set[str] | None) -> Item | None:
+
+def _entry(item: Item | None, key: list[str], projected: set[str]) -> Item | None:
     """An item as an index holds it; None if it does not."""
     if item is None or not all(name in item for name in key):
         return None
-    return {name: value for name, value in item.items() if projected is None or name in projected}
+    return {name: value for name, value in item.items() if name in projected}
 
 
 def _write_units(*items: Item | None) -> int:
@@ -114,6 +117,7 @@ class MeteredDownloads(MemoryDownloads):
         self.units = Units()
         self._prices = WritePrices(table_schema("DownloadsTable"))
         self._sizes: dict[Key, int] = {}
+        self._entry_sizes: dict[Key, int] = {}
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
         """One consistent read."""
@@ -127,12 +131,20 @@ class MeteredDownloads(MemoryDownloads):
         self._count_read(rows, consistent=True)
         return rows
 
-    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+    def read(self, keys: Sequence[Key]) -> list[Download]:
+        """One consistent read of each row."""
+        rows = super().read(keys)
+        for row in rows:
+            self._count_read([row], consistent=True)
+        return rows
+
+    def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
         """Query the index, page by page."""
-        rows = super().due(queue, until, page)
+        entries = super().due(queue, until, page)
         while True:
-            found = list(islice(rows, page))
-            self._count_read(found, consistent=False)
+            found = list(islice(entries, page))
+            sizes = (self._entry_sizes[entry.key] for entry in found)
+            self.units.read += read_units(sizes, consistent=False)
             yield from found
             if len(found) < page:
                 return
@@ -142,6 +154,7 @@ class MeteredDownloads(MemoryDownloads):
         item = to_item(row)
         self.units.write += self._prices.units(to_item(before) if before else None, item)
         self._sizes[row.key] = size_of(item)
+        self._entry_sizes[row.key] = self._prices.entry_size(item, WORK_INDEX)
         return super()._write(row)
 
     def _count_read(self, rows: Iterable[Download], *, consistent: bool) -> None:
@@ -190,7 +203,7 @@ class Meter:
         """Listen to the client's calls."""
         self.read = 0.0
         self._consistent = False
-        for call in ("Query", "GetItem"):
+        for call in ("Query", "GetItem", "BatchGetItem"):
             events = client.meta.events
             events.register(f"before-parameter-build.dynamodb.{call}", self._asked)
             events.register(f"after-call.dynamodb.{call}", self._answered)

@@ -16,7 +16,7 @@ from tests.bench.minute_poller import MinutePoller
 from tests.bench.workloads import Workload
 from tests.simulator import Call, StreamSimulator
 from tests.support.clock import START, VirtualClock
-from tests.support.world import World
+from tests.support.world import SCHEDULED, World
 
 LATENCY_SECONDS = 0.2
 # The scheduler's minutes have nothing to do with the videos'.
@@ -83,6 +83,7 @@ def run_service(workload: Workload) -> Result:
         price=workload.price_of_a_poll,
         latency=LATENCY_SECONDS,
         arriving=True,
+        wakes=workload.window or None,
         seed=workload.seed,
     )
     _upload(workload, world.simulator)
@@ -93,7 +94,7 @@ def run_service(workload: Workload) -> Result:
         return ready == workload.videos
 
     with quiet():
-        _every_minute(world.clock, lambda: world.poll(workload.window), done)
+        _every_minute(world.clock, lambda: world.poll(workload.window, command=SCHEDULED), done)
     ready_at = {row.video_uid: row.ready_at for row in rows.values() if row.ready_at is not None}
     return _result(world.simulator, ready_at, (world.downloads.units, world.control.units))
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.deployed import Deployed, Item, eventually, unmarshalled
 from tests.simulator import Upload, download_url
 from tests.simulator.videos import Video
-from tests.support.emulator import REPOSITORY
+from tests.support.documents import block
 from tests.support.events import VIDEO_UID, encoded, load_event, video_event
 
 if TYPE_CHECKING:
@@ -219,31 +219,16 @@ def test_one_item_is_read_by_its_key(plain: Deployed, ready: Item) -> None:
     assert answer["Item"]["url"] == {"S": ready["url"]}
 
 
-def test_the_readmes_partiql_gives_the_downloads_of_a_video(plain: Deployed, ready: Item) -> None:
-    found = re.search(r'--statement "(SELECT .*)"\n', (REPOSITORY / "README.md").read_text())
-    assert found
-    statement = found[1].replace('\\"', '"').replace("<uid>", ready["video_uid"])
-    answer = plain.stack.client("dynamodb").execute_statement(
-        Statement=statement.replace("$TABLE", plain.stack.outputs["DownloadsTableName"])
-    )
-    (item,) = answer["Items"]
-    assert unmarshalled(item) == {name: ready[name] for name in ("download_type", "status", "url")}
-
-
-def test_the_readmes_python_reads_urls(
+def test_the_documents_python_reads_urls(
     plain: Deployed, ready: Item, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = re.search(
-        "```python\n(import boto3\n.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
-    )
-    assert found
     monkeypatch.setenv("AWS_ENDPOINT_URL", plain.stack.endpoint)
-    readme: dict[str, Any] = {}
-    exec(found[1], readme)  # noqa: S102
+    shown: dict[str, Any] = {}
+    exec(block("docs/reference.md", "python", "import boto3"), shown)  # noqa: S102
     table = plain.stack.outputs["DownloadsTableName"]
-    assert readme["url_of"](table, ready["video_uid"]) == ready["url"]
-    assert readme["url_of"](table, "0" * 32) is None
-    since = list(readme["ready_since"](table, ready["updated_at"]))
+    assert shown["url_of"](table, ready["video_uid"]) == ready["url"]
+    assert shown["url_of"](table, "0" * 32) is None
+    since = list(shown["ready_since"](table, ready["updated_at"]))
     assert ready["url"] in [item["url"] for item in since]
 
 

@@ -33,6 +33,24 @@ def a_webhook_leads_to_a_create_at_once(deployed: Deployed) -> None:
     assert deployed.status(uid) == "inprogress"
 
 
+def a_webhook_starts_a_run(deployed: Deployed) -> None:
+    deployed.free_poller()
+    deployed.upload_and_hear()
+    a_run_was_started(deployed, "ReceiveWebhook")
+
+
+def a_reconciliation_starts_a_run(deployed: Deployed) -> None:
+    deployed.upload(webhook_delays=())
+    deployed.free_poller()
+    deployed.reconcile()
+    a_run_was_started(deployed, "ReconcileLibrary")
+
+
+def a_run_was_started(deployed: Deployed, by: str) -> None:
+    lines = [line["message"] for line in deployed.stack.log(by)[-5:]]
+    assert not [line for line in lines if "No run of the poller could be started" in line]
+
+
 def a_webhook_meets_a_row_that_changes(deployed: Deployed) -> None:
     with row_that_changes_all_the_time(deployed) as uid:
         body = encoded(deployed.cloudflare.videos[uid].described(deployed.cloudflare.clock()))
@@ -84,6 +102,11 @@ def a_link_is_given(deployed: Deployed) -> None:
     assert deployed.cloudflare.fetch(deployed.manage("link", uid)["url"]) == 200
 
 
+def the_installation_is_checked(deployed: Deployed) -> None:
+    findings = {each["check"]: each for each in deployed.manage("check")["findings"]}
+    assert findings["signing_secret"]["ok"], findings["signing_secret"]
+
+
 def a_new_secret_is_stored(deployed: Deployed) -> None:
     outbox = deployed.cloudflare.outbox
     before, after = outbox.subscription, outbox.rotate_secret(deployed.cloudflare.clock())
@@ -128,6 +151,7 @@ def cold(function: str, scenario: Scenario) -> Scenario:
 
 NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "ReceiveWebhook": {
+        "StartPoller": cold("ReceiveWebhook", a_webhook_starts_a_run),
         "ReadDownload": a_webhook_meets_a_row_that_changes,
         "WriteDownload": a_webhook_is_recorded,
         "ReadControl": a_webhook_leads_to_a_create_at_once,
@@ -144,6 +168,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
         "ReadCredentials": cold("PollDownloads", a_poll_makes_a_download_ready),
     },
     "ReconcileLibrary": {
+        "StartPoller": cold("ReconcileLibrary", a_reconciliation_starts_a_run),
         "ReadDownloads": a_reconciliation_finds_a_video,
         "ReadDownload": a_reconciliation_meets_a_row_that_changes,
         "WriteDownload": a_reconciliation_finds_a_video,
@@ -160,6 +185,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
         "ReadControl": the_stack_is_summed_up,
         "WriteControl": a_link_is_given,
         "ReadCredentials": cold("ManageDownloads", a_link_is_given),
+        "ReadWebhookSecret": the_installation_is_checked,
     },
     "AnnounceDownloads": {"PutEvents": an_end_is_announced},
     "RegisterWebhook": {

@@ -106,6 +106,22 @@ def test_a_link_to_a_private_video_works(either: Deployed) -> None:
     assert link["expires_at"] > row["ready_at"]
 
 
+def test_a_check_finds_that_a_deployed_stack_is_as_it_should_be(either: Deployed) -> None:
+    either.poll()
+    either.reconcile()
+    answer = either.manage("check")
+    assert answer["ok"], answer
+    assert len(answer["findings"]) == 9
+
+
+@pytest.mark.usefixtures("subscription")
+def test_a_check_names_who_has_the_subscription(plain: Deployed) -> None:
+    plain.cloudflare.outbox.subscribe("https://other.example.com/hook", plain.cloudflare.clock())
+    (wrong,) = [each for each in plain.manage("check")["findings"] if not each["ok"]]
+    assert wrong["check"] == "subscription"
+    assert "to https://other.example.com/hook." in wrong["detail"]
+
+
 def test_a_bad_command_says_what_is_wrong_and_changes_nothing(either: Deployed) -> None:
     rows = either.rows()
     with pytest.raises(AssertionError, match=r"action has to be one of .* Nothing was changed"):

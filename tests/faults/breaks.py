@@ -206,7 +206,9 @@ BREAKS: Final = (
         10,
         "an unforeseen error of one row ends the run",
         Poller._perform,
-        lambda self, job, grant: self._steps.perform(job, grant, self._pace, REQUEST_SECONDS),
+        lambda self, job, grant, *, follow: self._steps.perform(
+            job, grant, self._pace, REQUEST_SECONDS, follow=follow
+        ),
         CATALOGUE,
     ),
     broken(

@@ -30,10 +30,10 @@ from stream_downloads.adapters.secrets import (
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain import commands, download, transitions
-from stream_downloads.domain.commands import BadRequest, Registration
+from stream_downloads.domain.commands import BadRequest, PollCommand, Registration
 from stream_downloads.domain.download import Download, DownloadType
 from stream_downloads.domain.video import Video, parse_webhook
-from stream_downloads.services.dependencies import Service
+from stream_downloads.services.dependencies import RecentPace, Service
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import QUEUES, manage
 from stream_downloads.services.poll import Poller
@@ -41,6 +41,7 @@ from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
 from stream_downloads.services.register import register
+from stream_downloads.services.waker import Waker
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
 from tests.simulator import BASE_URL, InProcessPool, Request, Response, StreamSimulator, Webhook
@@ -49,7 +50,7 @@ from tests.support.event_bus import Events
 from tests.support.memory import MemoryControl, MemoryDownloads
 from tests.support.secrets_manager import SecretsManager
 from tests.support.template import REFERENCES
-from tests.support.world import WEBHOOK_URL, function_url_event, make_gateway
+from tests.support.world import BY_HAND, WEBHOOK_URL, function_url_event, make_gateway
 
 if TYPE_CHECKING:
     import urllib3
@@ -141,6 +142,17 @@ class GatedPool(InProcessPool):
         return answer
 
 
+class LambdaService:
+    """Keeps the claims of the runs that are to be started."""
+
+    def __init__(self) -> None:
+        self.claims: list[str] = []
+
+    def start_poller(self, claim: str) -> None:
+        """As `stream_downloads.services.waker.start_poller`."""
+        self.claims.append(claim)
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """A warm function: the parts of the service, each of which its sandbox can cut short."""
@@ -189,6 +201,7 @@ class Stage:
         self.simulator.heard = self._hear_cloudflare
         settings = self.simulator.settings
         self.secrets_manager = SecretsManager()
+        self.lambda_service = LambdaService()
         self.secrets_manager.store(API_SECRET, {"api_token": settings.api_token})
         self.invariants = Invariants(self.clock, limit, {settings.api_token, settings.api_key})
         self.subscribe()
@@ -252,12 +265,15 @@ class Stage:
         downloads: Any = Gated(sandbox, "table", self.downloads, self._actors)
         secrets_manager: Any = Gated(sandbox, "secrets", self.secrets_manager, self._actors)
         credentials = ApiCredentials(secrets_manager, API_SECRET, self.clock)
+        start_poller = Gated(sandbox, "lambda", self.lambda_service, self._actors).start_poller
         service = Service(
             downloads=downloads,
             control=control,
             gateway=make_gateway(
                 control, self.limit, credentials, self.clock, GatedPool(self, sandbox)
             ),
+            pace=RecentPace(control, self.clock),
+            waker=Waker(control, start_poller, self.clock),
             download_types=BOTH,
             retention=self.retention,
             clock=sandbox.clock,
@@ -286,6 +302,7 @@ class Stage:
             if self.events and len(self.events.taken) == told:
                 lacking.append("event")
             self.invariants.answered_webhook(status, lacking)
+        self._start_runs()
         return status
 
     def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
@@ -311,8 +328,8 @@ class Stage:
     def _traces(self) -> tuple[int, int]:
         return len(self.simulator.calls), sum(row.version for row in self.downloads.rows.values())
 
-    def poll(self, name: str = "poll", window: float = 0.0) -> None:
-        """One run of the poller."""
+    def poll(self, name: str = "poll", window: float = 0.0, command: PollCommand = BY_HAND) -> None:
+        """Run the poller once."""
         ends_at = self.clock() + POLL_SECONDS
         in_parallel = at_the_same_time(self.clock)
         self._invoke(
@@ -320,7 +337,7 @@ class Stage:
             POLL_SECONDS,
             lambda function: Poller(
                 function.service, lambda: ends_at - self.clock(), in_parallel
-            ).run(window),
+            ).run(window, command),
         )
 
     def reconcile(self, since: float | None = None, seconds: float = RECONCILE_SECONDS) -> None:
@@ -337,15 +354,20 @@ class Stage:
                 period=self.period,
             ).reconcile(LOOKBACK_SECONDS, since),
         )
+        self._start_runs()
+
+    def _start_runs(self) -> None:
+        """Run the poller as often as it was started."""
+        while self.pause is None and self.lambda_service.claims:
+            self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
         """One command; its answer, None if none came."""
+        parsed: Any = commands.command(command)
         return self._invoke(
             "manage",
             MANAGE_SECONDS,
-            lambda function: manage(
-                function.service, commands.command(command), lambda: MANAGE_SECONDS
-            ),
+            lambda function: manage(function.service, parsed, lambda: MANAGE_SECONDS),
         )
 
     def register(self, registration: Registration = Registration.SUBSCRIBE) -> None:
@@ -470,7 +492,8 @@ class Stage:
         first = [
             row
             for queue in QUEUES
-            for row in islice(self.downloads.due(queue, math.inf, 2), 2)
+            for entry in islice(self.downloads.due(queue, math.inf, 2), 2)
+            for row in self.downloads.read([entry.key])
             if row.video_uid != POISON
             and (queue != download.MAINTENANCE_QUEUE or (row.due_at or 0.0) <= upkeep_until)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from stream_downloads.adapters.download_item import Unreadable
 from stream_downloads.domain import commands
-from stream_downloads.domain.commands import BadRequest
+from stream_downloads.domain.commands import Action, BadRequest, Command
 from stream_downloads.domain.download import (
     Download,
     DownloadType,
@@ -19,6 +20,7 @@ from stream_downloads.domain.download import (
     Work,
     iso_time,
 )
+from stream_downloads.domain.request_budget import Asker
 from stream_downloads.domain.transitions import try_again
 from stream_downloads.services import manage as manage_service
 from stream_downloads.services.gateway import NotNow
@@ -44,7 +46,8 @@ def world() -> World:
 
 
 def manage(world: World, remaining: float = 30.0, **command: Any) -> dict[str, Any]:
-    return manage_service.manage(world.service, commands.command(command), lambda: remaining)
+    parsed: Any = commands.command(command)
+    return manage_service.manage(world.service, parsed, lambda: remaining)
 
 
 def follow(world: World, minutes: int = 3) -> None:
@@ -186,7 +189,17 @@ def test_a_request_of_a_video_that_cloudflare_does_not_know_changes_nothing(worl
     assert world.downloads.rows == {}
 
 
-@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.UNAUTHORIZED, Fault.THROTTLED])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.SERVER_ERROR,
+        Fault.UNAUTHORIZED,
+        Fault.THROTTLED,
+        Fault.NOT_FOUND_HTML,  # a page of something in between: it says nothing of the video
+        Fault.CANNOT_CONNECT,
+        Fault.HANG_BEFORE,
+    ],
+)
 def test_a_request_is_recorded_with_what_is_known_if_cloudflare_cannot_be_asked(
     world: World, fault: Fault
 ) -> None:
@@ -200,6 +213,34 @@ def test_a_request_is_recorded_with_what_is_known_if_cloudflare_cannot_be_asked(
     assert sibling.status is Status.REQUESTED
     for fact in ("creator", "name", "requires_signed_url", "duration_seconds"):
         assert getattr(sibling, fact) == getattr(known, fact), fact
+
+
+def without_budget(world: World) -> None:
+    while world.budget.take(1000, Asker.OPERATOR).count:
+        pass
+
+
+def without_credentials(world: World) -> None:
+    world.credentials.in_memory = world.credentials.stored = ""
+
+
+@pytest.mark.parametrize("lose", [without_budget, without_credentials])
+def test_a_request_is_recorded_if_no_request_can_be_sent_to_cloudflare(
+    world: World, lose: Callable[[World], None]
+) -> None:
+    lose(world)
+    manage(world, action="request", video_uid="a" * 32)
+    assert status_of(world, "a" * 32) is Status.REQUESTED
+    assert world.simulator.calls == []
+
+
+def test_a_request_of_a_deleted_video_changes_nothing_of_its_rows(world: World) -> None:
+    uid = ready_video(world)
+    world.simulator.drop_video(uid)
+    rows = dict(world.downloads.rows)
+    with pytest.raises(BadRequest, match="does not know video"):
+        manage(world, action="request", video_uid=uid, download_types=["default", "audio"])
+    assert world.downloads.rows == rows
 
 
 @pytest.mark.parametrize("action", ["delete", "retry", "status"])
@@ -272,8 +313,8 @@ def test_the_status_says_what_could_not_be_counted_in_time(world: World) -> None
         row = requested(f"{number:032x}", DEFAULT)
         world.downloads.add(row if number else failed(video_uid=row.video_uid))
     left = iter([30.0] * 9)
-    command = commands.command({"action": "status"})
-    answer = manage_service.manage(world.service, command, lambda: next(left, 0.0))
+    status = Command(Action.STATUS, None, None)
+    answer = manage_service.manage(world.service, status, lambda: next(left, 0.0))
     assert answer["rows"].pop("requested") == {"at_least": 3}
     assert answer["rows"] == {"inprogress": 0, "ready": 0, "error": 1, "deleting": 0, "deleted": 0}
     assert answer["request_limit"] == 600

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -23,10 +23,11 @@ from urllib.parse import parse_qs, urlsplit
 from tests.simulator.faults import Fault, Faults, refused, spoiled
 from tests.simulator.limits import RateLimiter
 from tests.simulator.messages import Request, Response, failure, success
-from tests.simulator.videos import CUSTOMER_HOST, Download, Upload, Video
+from tests.simulator.videos import CUSTOMER_HOST, FILE_HEAD, Download, Upload, Video
 from tests.simulator.webhooks import Habit, Outbox, Webhook, punctual
 
 API_PATH = "/client/v4"
+UPLOAD_PATH = "/upload"
 
 
 @dataclass
@@ -70,8 +71,9 @@ class _Route(NamedTuple):
 class StreamSimulator:
     """One account's Stream. Safe to use from several threads.
 
-    ``clock`` gives Unix seconds. ``settings``, ``faults``, ``limiter``, ``outbox`` and ``habit``
-    (how webhooks go out unless an upload says otherwise) may be changed while it runs.
+    ``clock`` gives Unix seconds. ``settings``, ``faults``, ``limiter``, ``outbox``, ``habit`` (how
+    webhooks go out unless an upload says otherwise) and ``sent_in`` (what happens to a video that
+    is uploaded through the API) may be changed while it runs.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class StreamSimulator:
         self.limiter = RateLimiter(request_limit)
         self.outbox = Outbox(seed)
         self.habit: Habit = punctual
+        self.sent_in = Upload(duration_seconds=2.0, encode_seconds=1.0, has_audio=False)
         self.calls: list[Call] = []
         self.videos: dict[str, Video] = {}
         self.downloads_made: dict[tuple[str, str], Download] = {}
@@ -221,7 +224,9 @@ class StreamSimulator:
     # The API
 
     def handle(self, request: Request) -> Response:
-        """Answer one request."""
+        """Answer one request: to the API, or to one of the hosts that its answers name."""
+        if request.headers.get("host") == CUSTOMER_HOST:
+            return self._file(request)
         with self._lock:
             now = self.clock()
             route = _route(request)
@@ -248,6 +253,8 @@ class StreamSimulator:
 
     def _permitted(self, request: Request, route: _Route) -> Response | None:
         """The refusal, if the credentials or the account are wrong."""
+        if route.call == "upload":  # its address is the permission
+            return None
         headers, settings = request.headers, self.settings
         by_token = headers.get("authorization") == f"Bearer {settings.api_token}"
         by_key = (headers.get("x-auth-email"), headers.get("x-auth-key")) == (
@@ -270,6 +277,8 @@ class StreamSimulator:
                 return self._list_videos(request.query, now)
             case "get webhook" | "delete webhook" | "put webhook":
                 return self._webhook(request, now)
+            case "reserve upload":
+                return self._reserve_upload(request)
             case "unknown":
                 text = (
                     f"Could not route to {request.path}, perhaps your object identifier is invalid?"
@@ -288,6 +297,11 @@ class StreamSimulator:
                 response = self._delete_download(video, route.download_type or "default")
             case "create token":
                 response = self._create_token(video, request.body, now)
+            case "upload":
+                response = self._take_clip(video, request.body, now)
+            case "delete video":
+                self.drop_video(video.uid)
+                response = success("")
             case _:
                 response = success(video.listed(now))
         return response
@@ -309,7 +323,12 @@ class StreamSimulator:
         if query.get("asc") != "true":
             created.reverse()
         videos = (self.videos[uid] for _, uid in created)
-        wanted = (video for video in videos if query.get("status") in (None, video.state(now)))
+        wanted = (
+            video
+            for video in videos
+            if query.get("status") in (None, video.state(now))
+            and query.get("search", "") in video.upload.name
+        )
         return success([video.listed(now) for video in itertools.islice(wanted, limit)])
 
     def _list_downloads(self, video: Video, now: float) -> Response:
@@ -346,6 +365,32 @@ class StreamSimulator:
             {"token": _token({"sub": video.uid, "exp": expires_at, "downloadable": downloadable})}
         )
 
+    def _reserve_upload(self, request: Request) -> Response:
+        wanted = _json_object(request.body)
+        if wanted is None or not isinstance(wanted.get("maxDurationSeconds"), int):
+            return failure(400, 10005, "Bad Request: maxDurationSeconds is missing")
+        meta = wanted.get("meta", {})
+        details = {"name": meta.get("name", ""), "downloads": meta.get("downloads")}
+        upload = replace(self.sent_in, **details, encode_seconds=math.inf, webhook_delays=())
+        uid, host = self.upload(upload), request.headers.get("host", "simulator")
+        return success({"uid": uid, "uploadURL": f"http://{host}{UPLOAD_PATH}/{uid}"})
+
+    def _take_clip(self, video: Video, body: bytes, now: float) -> Response:
+        if video.state(now) != "pendingupload" or b"ftyp" not in body:
+            return failure(400, 10005, "Bad Request: no upload is expected, or it is no MP4")
+        waited = now - video.created_at
+        seconds = waited + self.sent_in.encode_seconds
+        video.upload = replace(video.upload, encode_seconds=seconds)
+        for delay in self.habit():
+            self.outbox.add(video.uid, video.encoded_at + delay)
+        return success(None)
+
+    def _file(self, request: Request) -> Response:
+        """The head of a download's file."""
+        status = self.fetch(f"https://{CUSTOMER_HOST}{request.path}")
+        body = FILE_HEAD if status == 200 else b""
+        return Response(status, body, {"content-type": "video/mp4"})
+
     def _webhook(self, request: Request, now: float) -> Response:
         if request.method == "PUT":
             return self._put_webhook(request.body, now)
@@ -375,10 +420,12 @@ _ROUTES = [
         ("GET webhook", "get webhook"),
         ("PUT webhook", "put webhook"),
         ("DELETE webhook", "delete webhook"),
+        ("POST direct_upload", "reserve upload"),
         (r"GET (\w{1,32})/downloads", "list downloads"),
         (r"POST (\w{1,32})/downloads(?:/(default|audio))?", "create download"),
         (r"DELETE (\w{1,32})/downloads(?:/(default|audio))?", "delete downloads"),
         (r"GET (\w{1,32})", "get video"),
+        (r"DELETE (\w{1,32})", "delete video"),
         (r"POST (\w{1,32})/token", "create token"),
     )
 ]
@@ -386,6 +433,8 @@ _ROUTES = [
 
 def _route(request: Request) -> _Route:
     """Which call a request is."""
+    if request.method == "POST" and request.path.startswith(UPLOAD_PATH):
+        return _Route("upload", video_uid=request.path.rpartition("/")[2])
     if matched := _ACCOUNT_PATH.fullmatch(request.path):
         account_id, path = matched.groups("")
         wanted = f"{request.method} {path.rstrip('/')}"

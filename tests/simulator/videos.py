@@ -11,6 +11,8 @@ from typing import Any
 
 CUSTOMER_HOST = "customer-m033z5x00ks6nunl.cloudflarestream.com"
 FILE_NAMES = {"default": "default.mp4", "audio": "audio.m4a"}
+# How an MP4 begins.
+FILE_HEAD = b"\0\0\0\x14ftypisom\0\0\0\0isom"
 LONGEST_LIVE_RECORDING_SECONDS = 4 * 3600.0
 
 # From the share that is done to the share that is reported, both 0 to 1.
@@ -135,6 +137,8 @@ class Video:
         """Cloudflare's word for where the video stands."""
         if now >= self.encoded_at:
             return "error" if self.upload.error_code else "ready"
+        if math.isinf(self.upload.encode_seconds):
+            return "pendingupload"
         return "live-inprogress" if self.upload.live_input else "inprogress"
 
     def why_no_download(self, download_type: str, now: float) -> str | None:

@@ -10,7 +10,7 @@ from itertools import chain, islice, takewhile
 from typing import Any
 
 from stream_downloads.adapters.download_item import from_item, to_item
-from stream_downloads.adapters.downloads_table import LostRace
+from stream_downloads.adapters.downloads_table import Due, LostRace
 from stream_downloads.adapters.shared_state import Record
 from stream_downloads.domain.download import Download, DownloadType, Status
 
@@ -47,11 +47,16 @@ class MemoryDownloads:
         keys = sorted((video_uid, download_type) for download_type in DownloadType)
         return [self.rows[key] for key in keys if key in self.rows]
 
-    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+    def read(self, keys: Sequence[Key]) -> list[Download]:
+        """As `stream_downloads.adapters.downloads_table.DownloadsTable.read`."""
+        assert len(set(keys)) == len(keys) <= 100, "BatchGetItem refuses these keys"
+        return [self.rows[key] for key in keys if key in self.rows]
+
+    def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
         """As `stream_downloads.adapters.downloads_table.DownloadsTable.due`."""
         entries = self._due.get(queue, ())
-        rows = (self.rows[key] for _, key in takewhile(lambda entry: entry[0] <= until, entries))
-        return chain(list(islice(rows, page)), rows)  # the first page is read at once
+        found = (Due(key, at) for at, key in takewhile(lambda entry: entry[0] <= until, entries))
+        return chain(list(islice(found, page)), found)  # the first page is read at once
 
     def with_status(self, status: Status) -> Iterator[Key]:
         """As `stream_downloads.adapters.downloads_table.DownloadsTable.with_status`."""
@@ -100,4 +105,4 @@ class MemoryControl:
 
 
 def _entry(row: Download) -> tuple[float, Key]:
-    return row.due_at or 0.0, row.key
+    return row.indexed_at or 0.0, row.key

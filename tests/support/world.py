@@ -11,11 +11,13 @@ from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain import polling
+from stream_downloads.domain.commands import PollCommand
 from stream_downloads.domain.download import Download, DownloadType
-from stream_downloads.services.dependencies import Service
+from stream_downloads.services.dependencies import RecentPace, Service
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.poll import Poller, Summary
 from stream_downloads.services.steps import Outcome
+from stream_downloads.services.waker import Waker
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator, Webhook
 from tests.support.clock import VirtualClock
 from tests.support.memory import MemoryControl, MemoryDownloads
@@ -27,6 +29,10 @@ os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 from stream_downloads.services.receive import receive
 from stream_downloads.services.register import OWNER, REGISTRATION
 
+BY_HAND = PollCommand()
+SCHEDULED = PollCommand(scheduled=True)
+# An asynchronous invocation, and now and then a cold start.
+STARTS_AFTER = 1.0
 WEBHOOK_URL = "https://receive.lambda-url.us-east-1.on.aws/"
 
 Job = Sequence[Download]
@@ -52,6 +58,11 @@ class FixedCredentials:
         if not self.in_memory:
             raise SecretUnavailable("secret arn: it cannot be read")
         return {"Authorization": f"Bearer {self.in_memory}"}
+
+    def reread(self) -> None:
+        """As `stream_downloads.adapters.secrets.ApiCredentials.reread`."""
+        self.refresh()
+        self.headers()
 
     def refresh(self) -> bool:
         """As `stream_downloads.adapters.secrets.ApiCredentials.refresh`."""
@@ -88,6 +99,8 @@ class World:
             the poller; nobody waits for those of a webhook.
         arriving: whether webhooks arrive at their time while the clock moves; if not,
             ``deliver_webhooks`` brings them.
+        wakes: the window of the runs that webhooks start while no other is at work; None: they
+            start none.
         seed: of everything that is left to chance.
     """
 
@@ -104,9 +117,12 @@ class World:
         price: Callable[[float], float] = polling.price,
         latency: float = 0.0,
         arriving: bool = False,
+        wakes: float | None = None,
         seed: int = 0,
     ) -> None:
         self.clock = VirtualClock()
+        self.wakes = wakes
+        self._woken: list[tuple[float, str]] = []
         self.simulator = StreamSimulator(clock=self.clock, seed=seed)
         self.downloads = self.downloads_type()
         self.control = self.control_type(self.clock)
@@ -122,8 +138,8 @@ class World:
         self.simulator.outbox.subscribe(WEBHOOK_URL, self.clock())
         self.control.write(REGISTRATION, {"position": OWNER}, 0)
         if arriving:
-            self.clock.next_event = lambda: self.simulator.next_webhook_at
-            self.clock.happen = self.deliver_webhooks
+            self.clock.next_event = self._next_event
+            self.clock.happen = self._happen
 
     def make_service(
         self,
@@ -143,6 +159,8 @@ class World:
                 self.clock,
                 InProcessPool(self.simulator, sleep=self.clock.sleep),
             ),
+            pace=RecentPace(self.control, self.clock),
+            waker=Waker(self.control, self.start_poller, self.clock) if self.wakes else None,
             download_types=download_types,
             retention=retention,
             price=self.price,
@@ -163,10 +181,29 @@ class World:
         answer = receive(self.webhook_service, secrets, event)
         return int(answer["statusCode"])
 
-    def poll(self, window: float = 0.0, timeout: float = 80.0) -> Summary:
-        """One run of the poller, now."""
+    def start_poller(self, claim: str) -> None:
+        """As `stream_downloads.services.waker.start_poller`: the run begins a moment later."""
+        self._woken.append((self.clock() + STARTS_AFTER, claim))
+
+    def poll(
+        self, window: float = 0.0, timeout: float = 80.0, command: PollCommand = BY_HAND
+    ) -> Summary:
+        """Run the poller, now."""
         ends_at = self.clock() + timeout
-        return Poller(self.service, lambda: ends_at - self.clock(), self._in_parallel).run(window)
+        poller = Poller(self.service, lambda: ends_at - self.clock(), self._in_parallel)
+        return poller.run(window, command)
+
+    def _next_event(self) -> float | None:
+        times = [at for at, _ in self._woken]
+        if self.simulator.next_webhook_at is not None:
+            times.append(self.simulator.next_webhook_at)
+        return min(times, default=None)
+
+    def _happen(self) -> None:
+        self.deliver_webhooks()
+        while self._woken and self._woken[0][0] <= self.clock():
+            _, claim = self._woken.pop(0)
+            self.poll(self.wakes or 0.0, command=PollCommand(claim=claim))
 
     def _in_parallel(
         self, advance: Callable[[Job], Outcome], jobs: Sequence[Job]

@@ -11,11 +11,11 @@ from botocore.exceptions import ClientError
 from stream_downloads.adapters.download_item import Unreadable
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.shared_state import Budget, Grant
+from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.domain.download import Download, Lane, Status, Step, Work
 from stream_downloads.domain.request_budget import Asker
-from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
+from stream_downloads.services.steps import Outcome, Steps
 from tests.simulator import Fault
 from tests.support.memory import MemoryDownloads
 from tests.support.rows import AUDIO, DEFAULT, NOW, requested
@@ -114,18 +114,17 @@ def test_no_create_begins_once_the_time_for_all_of_them_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(download_types=BOTH)
-    permit = Gateway.permit
+    send_create = Steps.send_create
 
-    def slowly(gateway: Gateway, wanted: int, asker: Asker) -> Grant:
+    def slowly(steps: Steps, *arguments: Any) -> Outcome:
         world.clock.sleep(ALL_CREATES_SECONDS)
-        return permit(gateway, wanted, asker)
+        return send_create(steps, *arguments)
 
-    monkeypatch.setattr(Gateway, "permit", slowly)
+    monkeypatch.setattr(Steps, "send_create", slowly)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
-    assert len(world.simulator.calls) == 1
-    used, _, _ = world.service.gateway.usage()
-    assert used == 1
+    assert world.simulator.calls == []
+    assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
     assert CREATE_SECONDS < ALL_CREATES_SECONDS
 
 

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from stream_downloads.domain import commands
-from stream_downloads.domain.commands import Action, BadRequest, Command, LinkCommand, Registration
+from stream_downloads.domain.commands import (
+    Action,
+    BadRequest,
+    CheckCommand,
+    Command,
+    LinkCommand,
+    Registration,
+)
 from stream_downloads.domain.download import DownloadType
 from tests.support.events import VIDEO_UID, load_event
 
@@ -26,6 +33,7 @@ def test_the_documented_payloads_are_taken() -> None:
     assert commands.command({"action": "link", "video_uid": uid}) == LinkCommand(
         uid, DownloadType.DEFAULT, 3600, None
     )
+    assert commands.command(load_event("manage_downloads_check")) == CheckCommand()
     assert commands.command({"action": "retry"}) == Command(Action.RETRY, None, None)
     assert commands.registration(load_event("register_webhook")) is Registration.SUBSCRIBE
     assert commands.registration(load_event("register_webhook_force")) is Registration.TAKE_OVER
@@ -45,7 +53,23 @@ def test_the_documented_payloads_are_taken() -> None:
         ({}, "request, delete, retry, status, link"),
         ({"action": "REQUEST"}, "request, delete, retry, status, link"),
         ({"action": ["request"]}, "request, delete, retry, status, link"),
-        ({"action": "status", "uid": VIDEO_UID}, "'uid' is not known"),
+        ({"action": "REQUEST"}, "'REQUEST' is no action: .*; the nearest is request"),
+        ({"action": "explode"}, "'explode' is no action: .*, check\\. Nothing"),
+        ({"acton": "status"}, "ManageDownloads takes no 'acton'; the nearest key is action"),
+        ({"action": "status", "uid": VIDEO_UID}, "takes no 'uid'; the nearest key is video_uid"),
+        (
+            {"action": "request", "download_type": "audio"},
+            "request takes no 'download_type'; the nearest key is download_types",
+        ),
+        (
+            {"action": "link", "download_types": ["audio"]},
+            "link takes no 'download_types'; the nearest key is download_type\\.",
+        ),
+        (
+            {"action": "status", "force": True},
+            "status takes no 'force', only action, download_types and video_uid",
+        ),
+        ({"action": "check", "video_uid": VIDEO_UID}, "check takes no 'video_uid', only action"),
         ({"action": "request"}, "request needs a video_uid"),
         ({"action": "delete"}, "delete needs a video_uid"),
         ({"action": "link"}, "link needs a video_uid"),
@@ -56,12 +80,11 @@ def test_the_documented_payloads_are_taken() -> None:
         ({"action": "request", "video_uid": VIDEO_UID, "download_types": "audio"}, "a list such"),
         (
             {"action": "request", "video_uid": VIDEO_UID, "download_types": ["mp3"]},
-            "default, audio",
+            "'mp3' is no download type: there are default, audio",
         ),
         ({"action": "request", "video_uid": VIDEO_UID, "download_types": [[]]}, "default, audio"),
         ({"action": "retry", "download_types": ["audio"]}, "needs a video_uid"),
-        ({"action": "delete", "video_uid": VIDEO_UID, "expires_in": 5}, "takes no expires_in"),
-        ({"action": "link", "video_uid": VIDEO_UID, "download_types": []}, "takes no download_ty"),
+        ({"action": "delete", "video_uid": VIDEO_UID, "expires_in": 5}, "takes no 'expires_in'"),
         ({"action": "link", "video_uid": VIDEO_UID, "download_type": "mp3"}, "default, audio"),
         ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 0}, "whole seconds"),
         ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 86_401}, "whole seconds"),
@@ -89,7 +112,8 @@ def test_a_bad_command_is_refused_with_what_is_wrong(event: Any, said: str) -> N
         ({"since": "2999-01-01T00:00:00Z"}, "in the past"),
         ({"since": "1969-01-01T00:00:00Z"}, "after 1970"),
         ({"since": "0001-01-01T00:00:00+14:00"}, "after 1970"),
-        ({"from": "2024-01-01T00:00:00Z"}, "'from' is not known"),
+        ({"from": "2024-01-01T00:00:00Z"}, "ReconcileLibrary takes no 'from', only since"),
+        ({"Since": "2024-01-01T00:00:00Z"}, "the nearest key is since"),
     ],
 )
 def test_a_bad_since_is_refused_with_what_is_wrong(event: Any, said: str) -> None:

@@ -6,11 +6,13 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
+from stream_downloads.adapters.downloads_table import Due
 from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.shared_state import Budget, Lease
 from stream_downloads.domain.download import (
@@ -27,10 +29,10 @@ from stream_downloads.domain.transitions import DAY
 from stream_downloads.services.poll import (
     LEASE_SECONDS,
     REQUEST_SECONDS,
-    ROWS_READ,
     STOP_BEFORE_TIMEOUT,
     Summary,
 )
+from stream_downloads.services.working_set import DUE_AT_MOST
 from tests.simulator import Fault
 from tests.support.memory import MemoryControl, MemoryDownloads
 from tests.support.rows import AUDIO, DEFAULT, NOW, due, in_progress, requested, url_of
@@ -409,7 +411,7 @@ def test_a_row_that_cannot_be_worked_on_blocks_no_other(
 
 def test_a_queue_of_rows_that_cannot_be_written_hides_no_row_behind_them() -> None:
     world = PoisonedWorld(limit=1000)
-    for number in range(ROWS_READ + 1):
+    for number in range(DUE_AT_MOST + 1):
         world.downloads.add(due(requested(f"{number:032x}"), NOW - 900))
     uid = wanted(world)
     assert world.poll().requests == len(world.simulator.calls) == 1
@@ -432,11 +434,11 @@ class Lagging(MemoryDownloads):
         self._history.append(dict(self.rows))
         return super()._write(row)
 
-    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
+    def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
         del page
         seen = self._history[-self.lag] if len(self._history) >= self.lag else {}
-        due = [row for row in seen.values() if row.queue == queue and (row.due_at or 0) <= until]
-        return iter(sorted(due, key=lambda row: row.due_at or 0))
+        due = [Due(row.key, row.indexed_at or 0) for row in seen.values() if row.queue == queue]
+        return iter(sorted((entry for entry in due if entry.due_at <= until), key=itemgetter(1)))
 
 
 class LaggingWorld(World):
@@ -722,9 +724,9 @@ def test_what_a_run_learns_is_there_for_the_next() -> None:
     for _ in range(30):
         wanted(world, generation_seconds=20.0)
     settle(world)
-    learned = world.service.pace()
+    learned = world.service.pace.read()
     assert len(learned.samples[DEFAULT]) == 30
-    assert learned.fits[DEFAULT].mean < World().service.pace().fits[DEFAULT].mean
+    assert learned.fits[DEFAULT].mean < World().service.pace.read().fits[DEFAULT].mean
 
 
 def test_a_download_that_is_not_done_teaches_that_downloads_take_longer() -> None:
@@ -733,7 +735,7 @@ def test_a_download_that_is_not_done_teaches_that_downloads_take_longer() -> Non
     world.poll()
     world.clock.sleep(4 * MINUTE)
     world.poll()
-    (sample,) = world.service.pace().samples[DEFAULT]
+    (sample,) = world.service.pace.read().samples[DEFAULT]
     assert sample.longer_than >= 4 * MINUTE
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
-import textwrap
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.support.emulator import REPOSITORY
+from tests.support.documents import block
 
 SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 # Answers as AWS CLI 2 does, with the metadata on standard output and the payload in the file.
@@ -34,15 +32,7 @@ esac
 
 def functions() -> str:
     """Return the README's block that defines ``output`` and ``invoke``."""
-    (block,) = blocks("README.md", "invoke() (")
-    return block
-
-
-def blocks(document: str, part: str) -> list[str]:
-    """Return the shell commands of a document, block by block, that contain a text."""
-    text = (REPOSITORY / document).read_text(encoding="utf-8")
-    found = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [textwrap.dedent(block) for block in found if part in block]
+    return block("README.md", "sh", "invoke() (")
 
 
 def run(
@@ -76,8 +66,8 @@ def run(
 @pytest.mark.parametrize("document", ["README.md", "docs/packaged-template.md"])
 def test_both_variables_of_the_region_are_set(shell: str, document: str) -> None:
     """A shell expands all arguments of ``export`` before it sets the first variable."""
-    (block,) = blocks(document, "export AWS_REGION=")
-    exports = "\n".join(line for line in block.splitlines() if line.startswith("export "))
+    exporting = block(document, "sh", "export AWS_REGION=").splitlines()
+    exports = "\n".join(line for line in exporting if line.startswith("export "))
     command = f'{exports}\nprintf "%s %s" "$AWS_REGION" "$AWS_DEFAULT_REGION"'
     said = subprocess.run([shell, "-c", command], env={}, capture_output=True, check=True)
     assert said.stdout == b"us-east-1 us-east-1"

@@ -343,7 +343,7 @@ def test_a_list_follows_the_progress_and_publishes_the_url(world: World, uid: st
     [change] = outcome.changes
     assert change.after.percent_complete == 50.0
     assert change.after.url is None
-    assert [kind for kind, _ in outcome.samples] == [DEFAULT]
+    assert [key for key, _ in outcome.samples] == [(uid, DEFAULT)]
     world.clock.sleep(30)
     outcome = perform(world, change.after)
     [change] = outcome.changes
@@ -730,12 +730,6 @@ def test_credentials_that_cannot_be_read_leave_the_row_as_it_was(
     assert world.simulator.calls == []
     after = in_table(world, row)
     assert after == replace(row, version=after.version)
-
-
-def test_a_row_with_nothing_to_do_stays_as_it_is(world: World, uid: str) -> None:
-    row = kept(world, ready(uid, work=None))
-    assert perform(world, row) == Outcome(Verdict.ANSWERED)
-    assert world.simulator.calls == []
 
 
 def test_a_step_is_logged_with_what_it_left_to_do(

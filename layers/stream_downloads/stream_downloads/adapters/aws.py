@@ -11,6 +11,7 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 # botocore's own limits are a minute to connect and a minute to read, four attempts over. All
@@ -31,6 +32,8 @@ _EVENTS_LIMITS = _LIMITS.merge(Config(retries={"total_max_attempts": 2, "mode": 
 def client(service: Literal["dynamodb"]) -> DynamoDBClient: ...
 @overload
 def client(service: Literal["events"]) -> EventBridgeClient: ...
+@overload
+def client(service: Literal["lambda"]) -> LambdaClient: ...
 def client(service: Any) -> Any:
     """Return the process's client: a second to connect, two to read, at most three attempts.
 

@@ -94,7 +94,7 @@ def to_item(row: Download) -> dict[str, Any]:
         item["_creation"] = {"M": _creation_to_map(row.creation)}
     if row.work:
         item["_queue"] = {"S": row.queue}
-        item["_due_at"] = number(row.work.due_at)
+        item["_due_at"] = number(row.indexed_at or 0.0)
         item["_work"] = {"M": _work_to_map(row.work)}
     return item
 
@@ -141,8 +141,10 @@ def _read(store: Callable[[Any], dict[str, Any]], stored: Mapping[str, Any]) -> 
 
 
 def _work_to_map(work: Work) -> dict[str, Any]:
-    """Return the work without its due time, which the index has."""
+    """Return the work without the due time that the index has."""
     fields: dict[str, Any] = {"step": {"S": work.step}}
+    if work.indexed_at is not None:
+        fields["due_at"] = number(work.due_at)
     if work.attempts:
         fields["attempts"] = {"N": str(work.attempts)}
     if trouble := work.trouble:
@@ -169,7 +171,11 @@ def _work_of(item: Mapping[str, Any]) -> Work | None:
             Reason(fields["code"]["S"], fields["message"]["S"]),
         )
     attempts = int(fields.get("attempts", _ZERO)["N"])
-    return Work(Step(fields["step"]["S"]), float(item["_due_at"]["N"]), attempts, trouble)
+    indexed_at = float(item["_due_at"]["N"])
+    if "due_at" in fields:
+        due_at = float(fields["due_at"]["N"])
+        return Work(Step(fields["step"]["S"]), due_at, attempts, trouble, indexed_at)
+    return Work(Step(fields["step"]["S"]), indexed_at, attempts, trouble)
 
 
 def _creation_to_map(creation: Creation) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from stream_downloads.adapters.download_item import Unreadable, from_item, number, to_item
 from stream_downloads.adapters.observability import logger
@@ -14,12 +14,27 @@ from stream_downloads.domain.download import Download, DownloadType, Status
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-DUE_INDEX: Final = "due-index"
+WORK_INDEX: Final = "work-index"
 STATUS_INDEX: Final = "status-index"
+
+
+Key = tuple[str, DownloadType]
 
 
 class LostRace(Exception):
     """The row changed since it was read: nothing was written."""
+
+
+class Due(NamedTuple):
+    """An entry of the index of due rows.
+
+    Attributes:
+        key: of the row: video and type.
+        due_at: when its next step is due, or earlier: the row knows.
+    """
+
+    key: Key
+    due_at: float
 
 
 class Downloads(Protocol):
@@ -37,16 +52,19 @@ class Downloads(Protocol):
     def of_video(self, video_uid: str) -> list[Download]:
         """Return all rows of a video, read consistently."""
 
-    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
-        """Yield the rows of a queue that are due by then, the oldest first."""
+    def read(self, keys: Sequence[Key]) -> list[Download]:
+        """Return those of at most 100 rows that are there, read consistently."""
 
-    def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
+    def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
+        """Yield the entries of a queue that are due by then, the oldest first."""
+
+    def with_status(self, status: Status) -> Iterator[Key]:
         """Yield the keys of all rows with that status, the longest in it first."""
 
     def count(self, status: Status) -> Iterator[int]:
         """Yield how many rows have that status, in parts that add up."""
 
-    def settled(self, keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
+    def settled(self, keys: Sequence[Key]) -> set[Key]:
         """Return those of at most 100 keys whose row a ready video would not change."""
 
 
@@ -115,29 +133,42 @@ class DownloadsTable:
         )
         return list(_readable(answer["Items"]))
 
-    def due(self, queue: str, until: float, page: int) -> Iterator[Download]:
-        """Yield the rows of a queue that are due by then, the oldest first.
+    def read(self, keys: Sequence[Key]) -> list[Download]:
+        """Return those of at most 100 rows that are there, read consistently.
 
-        The index follows the table within a moment: a row can be older than the table's. The
-        condition of ``save`` finds out.
+        What DynamoDB does not get around to, and what cannot be read, is left out.
+        """
+        if not keys:
+            return []
+        answer = self._client.batch_get_item(
+            RequestItems={self._table_name: {"Keys": _items(keys), "ConsistentRead": True}}
+        )
+        return list(_readable(answer["Responses"].get(self._table_name, [])))
+
+    def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
+        """Yield the entries of a queue that are due by then, the oldest first.
+
+        The index holds keys alone, and follows the table within a moment.
 
         Args:
             queue: the partition of the index.
             until: seconds since the epoch.
-            page: how many rows to read at a time.
+            page: how many entries to read at a time.
         """
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table_name,
-            IndexName=DUE_INDEX,
+            IndexName=WORK_INDEX,
             KeyConditionExpression="#queue = :queue AND #due_at <= :until",
             ExpressionAttributeNames={"#queue": "_queue", "#due_at": "_due_at"},
             ExpressionAttributeValues={":queue": {"S": queue}, ":until": number(until)},
             PaginationConfig={"PageSize": page},
         )
         for found in pages:
-            yield from _readable(found["Items"])
+            for item in found["Items"]:
+                if key := _key(item):
+                    yield Due(key, float(item["_due_at"]["N"]))
 
-    def with_status(self, status: Status) -> Iterator[tuple[str, DownloadType]]:
+    def with_status(self, status: Status) -> Iterator[Key]:
         """Yield the keys of all rows with that status, the longest in it first."""
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table_name,
@@ -153,8 +184,8 @@ class DownloadsTable:
         )
         for page in pages:
             for item in page["Items"]:
-                if item["download_type"]["S"] in tuple(DownloadType):  # else it cannot be read
-                    yield item["video_uid"]["S"], DownloadType(item["download_type"]["S"])
+                if key := _key(item):
+                    yield key
 
     def count(self, status: Status) -> Iterator[int]:
         """Yield how many rows have that status, page by page of the index.
@@ -172,7 +203,7 @@ class DownloadsTable:
         for page in pages:
             yield page["Count"]
 
-    def settled(self, keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
+    def settled(self, keys: Sequence[Key]) -> set[Key]:
         """Return those of at most 100 keys whose row a ready video would not change.
 
         What DynamoDB does not get around to counts as not settled: it is then found out, at the
@@ -181,10 +212,7 @@ class DownloadsTable:
         answer = self._client.batch_get_item(
             RequestItems={
                 self._table_name: {
-                    "Keys": [
-                        {"video_uid": {"S": uid}, "download_type": {"S": kind}}
-                        for uid, kind in keys
-                    ],
+                    "Keys": _items(keys),
                     "ProjectionExpression": "#video_uid, #download_type, #reopens",
                     "ExpressionAttributeNames": {
                         "#video_uid": "video_uid",
@@ -225,6 +253,16 @@ class DownloadsTable:
             # The SDK repeats a write whose answer was lost, and meets its own success.
             return None if there == item else there
         return None
+
+
+def _items(keys: Sequence[Key]) -> list[dict[str, Any]]:
+    return [{"video_uid": {"S": uid}, "download_type": {"S": kind}} for uid, kind in keys]
+
+
+def _key(item: Mapping[str, Any]) -> Key | None:
+    """Return the key of an item, or None if its type is none that this service writes."""
+    kind = item["download_type"]["S"]
+    return (item["video_uid"]["S"], DownloadType(kind)) if kind in tuple(DownloadType) else None
 
 
 def _readable(items: list[dict[str, Any]]) -> Iterator[Download]:

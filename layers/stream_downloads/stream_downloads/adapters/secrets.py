@@ -72,6 +72,15 @@ class ApiCredentials:
         """
         return self._secret.get()
 
+    def reread(self) -> None:
+        """Read the secret again, now.
+
+        Raises:
+            SecretUnavailable: it cannot be read now, however fresh the last copy is; or what is in
+                it cannot be used.
+        """
+        self._secret.reread()
+
     def refresh(self) -> bool:
         """Read the secret again, now; return whether there is something new to try."""
         before = self._secret.last_good()
@@ -140,6 +149,16 @@ class SigningSecrets:
         return (current,) if previous in (None, current) else (current, previous)
 
 
+def read_signing_secret(client: SecretsManagerClient, secret_arn: str) -> bytes:
+    """Return the signing secret that is stored now.
+
+    Raises:
+        SecretUnavailable: it cannot be read, or it is one that could never verify a signature.
+    """
+    provider = SecretsProvider(boto3_client=client)
+    return _Secret(provider, secret_arn, _signing_secret, time.monotonic).get()
+
+
 def store_signing_secret(client: SecretsManagerClient, secret_arn: str, secret: str) -> bool:
     """Make ``secret`` the current one, unless it is; return whether it had to be stored.
 
@@ -204,12 +223,21 @@ class _Secret(Generic[Value]):
             self._read(now, force=force)
         if self._good is not None and now - self._good[1] <= STALE_SECONDS:
             return self._good[0]
-        # Raised here and not where it was found, so that it chains nothing that holds the value.
-        raise SecretUnavailable(f"secret {self._secret_arn}: {self._failure}")
+        raise self._unavailable()
+
+    def reread(self) -> None:
+        """Read the value again, now; no older one serves in its place."""
+        self._read(self._monotonic(), force=True)
+        if self._failed_at is not None:
+            raise self._unavailable()
 
     def last_good(self) -> Value | None:
         """Return what was last understood, however old."""
         return self._good[0] if self._good else None
+
+    def _unavailable(self) -> SecretUnavailable:
+        # Made here and not where it was found, so that it chains nothing that holds the value.
+        return SecretUnavailable(f"secret {self._secret_arn}: {self._failure}")
 
     def _is_pausing(self, now: float) -> bool:
         return self._failed_at is not None and now - self._failed_at < PAUSE_AFTER_FAILURE_SECONDS

@@ -148,6 +148,7 @@ class Budget:
         self._limit = limit
         self._monotonic = monotonic
         self._observed: RateLimit | None = None
+        self._granted: Allowance | None = None
         self._closed_at: float | None = None
         self._closed_until = 0.0
 
@@ -177,6 +178,7 @@ class Budget:
                 return Grant(0, left=available, blocked_until=blocked_until)
             granted = allowance.grant(count, asker)
             if self._write(granted, version):
+                self._granted = granted
                 use_by, left = started + USE_WITHIN, available - count
                 return Grant(count, use_by=use_by, left=left, load=granted.load(asker))
         return Grant(0, contended=True)
@@ -208,6 +210,9 @@ class Budget:
     def settle(self) -> None:
         """Lower the shared ceiling to what was observed, if that is less than the budget has."""
         rate, self._observed = self._observed, None
+        granted = self._granted
+        if granted is not None and rate is not None and granted.under(rate) is granted:
+            return  # the budget has no more than that, as of the last permit
         if rate is not None:
             self._change(lambda allowance: allowance.under(rate))
 
@@ -241,10 +246,20 @@ class Budget:
         return self._control.write(self.NAME, allowance.as_value(), version)
 
 
-class Lease:
-    """The right of one invocation at a time to do some work."""
+# With the end of the last complete run, and the time at which the schedule began the last one.
+POLLER_LEASE: Final = "poller-lease"
 
-    def __init__(self, control: Control, name: str, owner: str, seconds: float) -> None:
+
+class Lease:
+    """The right of one invocation at a time to do some work.
+
+    Attributes:
+        notes: what invocations have noted in the lease, as it was written last.
+    """
+
+    def __init__(
+        self, control: Control, name: str, owner: str, seconds: float, claim: str | None = None
+    ) -> None:
         """Prepare a lease without taking it.
 
         Args:
@@ -252,24 +267,40 @@ class Lease:
             name: the record's name, one for each kind of work.
             owner: names this invocation, unlike any other.
             seconds: how long the lease holds unless it is renewed.
+            claim: an owner that took the lease for this invocation, before it began.
         """
+        self.notes: dict[str, float] = {}
+        self._owners = (owner, claim)
         self._control = control
         self._name = name
         self._owner = owner
         self._seconds = seconds
 
-    def hold(self) -> bool:
-        """Take or renew the lease; return False if another invocation holds it."""
-        return self._write(self._seconds)
+    def hold(self, **notes: float) -> bool:
+        """Take or renew the lease; return False if another invocation holds it.
 
-    def release(self) -> None:
-        """Give the lease back, so that the next invocation need not wait for its end."""
-        self._write(0.0)
+        Args:
+            notes: to keep with the lease, also when others hold it later.
+        """
+        return self._write(self._seconds, notes)
 
-    def _write(self, seconds: float) -> bool:
+    def release(self, *, completed: bool = False) -> None:
+        """Give the lease back, so that the next invocation need not wait for its end.
+
+        Args:
+            completed: the work came to its end; the lease notes when, as ``completed_at``.
+        """
+        self._write(0.0, {}, completed=completed)
+
+    def _write(
+        self, seconds: float, notes: Mapping[str, float], *, completed: bool = False
+    ) -> bool:
         record = self._control.read(self._name)
         held = record.now < record.value.get("until", 0.0)
-        if held and record.value.get("owner") != self._owner:
+        if held and record.value.get("owner") not in self._owners:
             return False
-        value = {"owner": self._owner, "until": record.now + seconds}
+        self.notes = record.value.get("notes", {}) | notes
+        if completed:
+            self.notes["completed_at"] = record.now
+        value = {"owner": self._owner, "until": record.now + seconds, "notes": self.notes}
         return self._control.write(self._name, value, record.version)

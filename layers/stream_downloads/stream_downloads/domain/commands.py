@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from enum import Enum, StrEnum, auto
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from stream_downloads.domain.video import VIDEO_UID
 FILE_NAME: Final = re.compile("[A-Za-z0-9_-]{1,120}")
 LINK_SECONDS: Final = 3_600
 LINK_SECONDS_AT_MOST: Final = 24 * 3_600
+# Low enough for `uid` to lead to `video_uid`.
+NEAREST_RATIO: Final = 0.5
 
 
 class BadRequest(ValueError):
@@ -34,6 +37,16 @@ class Action(StrEnum):
     RETRY = "retry"
     STATUS = "status"
     LINK = "link"
+    CHECK = "check"
+
+
+KEYS: Final[Mapping[Action, frozenset[str]]] = {
+    action: frozenset({"action", "video_uid", "download_types"}) for action in Action
+} | {
+    Action.LINK: frozenset({"action", "video_uid", "download_type", "expires_in", "filename"}),
+    Action.CHECK: frozenset({"action"}),
+}
+ALL_KEYS: Final = frozenset[str]().union(*KEYS.values())
 
 
 class Registration(Enum):
@@ -85,6 +98,39 @@ class LinkCommand:
     filename: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class CheckCommand:
+    """A payload of ManageDownloads that asks for a check of the installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollCommand:
+    """A payload of PollDownloads.
+
+    Attributes:
+        scheduled: the schedule has started the run.
+        claim: the owner of the lease that a webhook took for the run; None if none did.
+    """
+
+    scheduled: bool = False
+    claim: str | None = None
+
+
+def poll(event: Any) -> PollCommand:
+    """Read a payload of PollDownloads: ``{}``, or what the schedule and ReceiveWebhook send.
+
+    Raises:
+        BadRequest: it is none of these.
+    """
+    match event:
+        case {"scheduled": True, **others} if not others:
+            return PollCommand(scheduled=True)
+        case {"claim": str(claim), **others} if claim and not others:
+            return PollCommand(claim=claim)
+    nothing(event, "PollDownloads")
+    return PollCommand()
+
+
 def nothing(event: Any, function: str) -> None:
     """Check the payload of a function that takes none: ``{}``.
 
@@ -122,7 +168,7 @@ def since(event: Any, now: float) -> float | None:
     Raises:
         BadRequest: it is neither, or the time is none, has no offset, or is still to come.
     """
-    fields = _fields(event, {"since"})
+    fields = _fields(event, {"since"}, "ReconcileLibrary")
     if not fields:
         return None
     text = fields["since"]
@@ -139,23 +185,22 @@ def since(event: Any, now: float) -> float | None:
     return seconds
 
 
-def command(event: Any) -> Command | LinkCommand:
+def command(event: Any) -> Command | LinkCommand | CheckCommand:
     """Read the payload of ManageDownloads.
 
     Raises:
-        BadRequest: it is not as the README describes it.
+        BadRequest: it is not as docs/reference.md describes it.
     """
-    fields = _fields(
-        event,
-        {"action", "video_uid", "download_types", "download_type", "expires_in", "filename"},
-    )
-    actions = ", ".join(Action)
-    if fields.get("action") not in tuple(Action):
-        raise BadRequest(f"action has to be one of {actions}")
-    action = Action(fields["action"])
+    given = event.get("action") if isinstance(event, dict) else None
+    action = Action(given) if given in tuple(Action) else None
+    known = KEYS[action] if action else ALL_KEYS
+    fields = _fields(event, known, action or "ManageDownloads")
+    if action is None:
+        raise BadRequest(_no_action(given))
+    if action is Action.CHECK:
+        return CheckCommand()
     if action is Action.LINK:
         return _link(fields)
-    _only(fields, {"action", "video_uid", "download_types"}, action)
     uid = _uid(fields)
     if uid is None and action not in (Action.STATUS, Action.RETRY):
         raise BadRequest(f"{action} needs a video_uid")
@@ -165,8 +210,16 @@ def command(event: Any) -> Command | LinkCommand:
     return Command(action, uid, types)
 
 
+def _no_action(given: Any) -> str:
+    text = f"action has to be one of {', '.join(Action)}"
+    if given is None:
+        return text
+    nearest = _nearest(str(given), tuple(Action))
+    hint = f"; the nearest is {nearest}" if nearest else ""
+    return f"{str(given)[:40]!r} is no action: {text}{hint}"
+
+
 def _link(fields: Mapping[str, Any]) -> LinkCommand:
-    _only(fields, {"action", "video_uid", "download_type", "expires_in", "filename"}, Action.LINK)
     uid = _uid(fields)
     if uid is None:
         raise BadRequest("link needs a video_uid")
@@ -181,17 +234,35 @@ def _link(fields: Mapping[str, Any]) -> LinkCommand:
     return LinkCommand(uid, download_type, expires_in, filename)
 
 
-def _fields(event: Any, known: Collection[str]) -> Mapping[str, Any]:
+def _fields(event: Any, known: Collection[str], taker: str) -> Mapping[str, Any]:
+    """Return a payload, if it is an object with known keys alone.
+
+    Args:
+        event: the payload.
+        known: the keys that it may have.
+        taker: the function or the action that takes them.
+
+    Raises:
+        BadRequest: it is none; the text names the known key that is nearest to an unknown one.
+    """
     if not isinstance(event, dict):
         raise BadRequest("the payload has to be a JSON object")
-    if unknown := sorted(event.keys() - known):
-        raise BadRequest(f"{unknown[0][:40]!r} is not known here; {', '.join(sorted(known))} are")
+    for key in sorted(event.keys() - known):
+        nearest = _nearest(key, known)
+        hint = f"; the nearest key is {nearest}" if nearest else f", only {_listed(known)}"
+        raise BadRequest(f"{taker} takes no {key[:40]!r}{hint}")
     return event
 
 
-def _only(fields: Mapping[str, Any], known: Collection[str], action: Action) -> None:
-    if unknown := sorted(fields.keys() - known):
-        raise BadRequest(f"{action} takes no {unknown[0]}")
+def _nearest(word: str, known: Collection[str]) -> str | None:
+    """Return the known word that is most like another one, None if none is."""
+    return next(iter(get_close_matches(word.lower()[:40], known, 1, NEAREST_RATIO)), None)
+
+
+def _listed(words: Collection[str]) -> str:
+    """Return words as a sentence lists them."""
+    *others, last = sorted(words)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _uid(fields: Mapping[str, Any]) -> str | None:

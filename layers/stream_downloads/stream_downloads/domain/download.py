@@ -121,12 +121,15 @@ class Work:
         due_at: when to send it.
         attempts: failures in a row of any kind; they decide how long the next pause is.
         trouble: the problem that holds the download up, if one does.
+        indexed_at: when the index of due rows has it due, if that is earlier than ``due_at``: a
+            poll that shows nothing but progress does not move the index.
     """
 
     step: Step
     due_at: float
     attempts: int = 0
     trouble: Trouble | None = None
+    indexed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +208,15 @@ class Download:
         return self.work.due_at if self.work else None
 
     @property
+    def indexed_at(self) -> float | None:
+        """Return when the index of due rows has the next step, or None when there is none."""
+        if self.work is None or self.work.indexed_at is None:
+            return self.due_at
+        return self.work.indexed_at
+
+    @property
     def queue(self) -> str | None:
-        """Return the partition of the due index that the row waits in, None with nothing to do."""
+        """Return the partition of the index of due rows that the row is in, or None."""
         if self.work is None:
             return None
         if self.status is not Status.READY:

@@ -209,6 +209,32 @@ def listed_in_progress(
     return replace(row, percent_complete=percent, work=work, creation=creation)
 
 
+def followed(before: Download, after: Download) -> Download | None:
+    """Return the row to keep in memory after a list, or None if it has to be written at once.
+
+    A list that shows nothing but progress changes nothing for others. The index keeps the due
+    time that it has: if the memory is lost, the download is polled once more.
+
+    Args:
+        before: the row before the list.
+        after: the row that followed from the list.
+    """
+    work, polled = before.work, after.work
+    accepted_at = before.creation.accepted_at if before.creation else None
+    if work is None or polled is None or accepted_at is None or work.trouble or work.attempts:
+        return None
+    progress = replace(
+        before,
+        percent_complete=after.percent_complete,
+        work=polled,
+        creation=after.creation,
+    )
+    if after != progress or polled.step is not Step.LIST or polled.trouble:
+        return None
+    indexed_at = min(polled.due_at, before.indexed_at or polled.due_at)
+    return replace(after, work=replace(polled, indexed_at=indexed_at))
+
+
 def listed_ready(row: Download, url: str, maintenance: Work, now: float) -> Download:
     """Publish the URL of a download that a list shows as ready: the one way to a URL.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stream_downloads.adapters import aws
 from stream_downloads.adapters.downloads_table import Downloads, DownloadsTable
@@ -20,9 +21,30 @@ from stream_downloads.domain.download import DownloadType, download_types
 from stream_downloads.domain.pace import PACE, Pace
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.steps import Steps
+from stream_downloads.services.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+PACE_KEPT_FOR: Final = 60.0
+
+
+class RecentPace:
+    """Keeps in memory how long recent downloads took: it changes little in a minute."""
+
+    def __init__(self, control: Control, monotonic: Callable[[], float]) -> None:
+        self._control = control
+        self._monotonic = monotonic
+        self._pace = Pace.of({})
+        self._fresh_until = -math.inf
+
+    def read(self) -> Pace:
+        """Return the pace, read at most a minute ago."""
+        if self._monotonic() >= self._fresh_until:
+            self._pace = Pace.parse(self._control.read(PACE).value)
+            self._fresh_until = self._monotonic() + PACE_KEPT_FOR
+        return self._pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +60,14 @@ class Service:
         sleep: waits that many seconds.
         jitter: gives a number from 0 to 1.
         refusals: limits the log lines about refused requests.
+        pace: how long recent downloads took.
+        waker: starts a run of the poller; None where that is not wanted.
     """
 
     downloads: Downloads
     control: Control
     gateway: Gateway
+    pace: RecentPace
     download_types: tuple[DownloadType, ...]
     retention: float = 0.0
     price: Callable[[float], float] = polling.price
@@ -52,6 +77,7 @@ class Service:
     # Functions started from one snapshot would all draw the same of the other kind.
     jitter: Callable[[], float] = random.SystemRandom().random
     refusals: LogLimit = field(default_factory=LogLimit)
+    waker: Waker | None = None
 
     @classmethod
     def from_environment(cls) -> Service:
@@ -73,6 +99,7 @@ class Service:
             on_rate_limit=budget.observe,
         )
         return cls(
+            pace=RecentPace(control, time.monotonic),
             downloads=DownloadsTable(dynamodb, os.environ["TABLE_NAME"]),
             control=control,
             gateway=Gateway(budget, credentials, stream),
@@ -93,7 +120,3 @@ class Service:
             clock=self.clock,
             jitter=self.jitter,
         )
-
-    def pace(self) -> Pace:
-        """Read how long recent downloads took."""
-        return Pace.parse(self.control.read(PACE).value)

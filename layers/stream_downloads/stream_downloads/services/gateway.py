@@ -135,6 +135,14 @@ class Gateway:
         """Return what is used of the request limit now."""
         return self._budget.usage()
 
+    def reread_credentials(self) -> None:
+        """Read the credentials again, now.
+
+        Raises:
+            SecretUnavailable: they cannot be read now, or not be used.
+        """
+        self._credentials.reread()
+
     def refresh_credentials(self) -> bool:
         """Read the credentials again, now; return True if they have changed."""
         return self._credentials.refresh()

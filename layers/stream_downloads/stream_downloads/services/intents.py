@@ -27,11 +27,21 @@ def video_is_ready(
     now: float,
     *,
     lane: Lane = Lane.LIVE,
+    permits: int = 0,
 ) -> list[Download]:
     """Make sure that each wanted download of a ready video has a row.
 
     A row that is there stays as it is, unless it ended because the video itself had failed, or
     waits in a backfill.
+
+    Args:
+        downloads: the table.
+        video: ready.
+        download_types: the downloads that it gets.
+        now: seconds since the epoch.
+        lane: the priority of new rows.
+        permits: for so many new rows the caller sends the create next: they are added as sent,
+            which saves a write.
 
     Returns:
         The rows that this has written.
@@ -39,9 +49,11 @@ def video_is_ready(
     Raises:
         botocore.exceptions.ClientError, BotoCoreError: not everything could be written.
     """
-    written = []
+    written: list[Download] = []
     for download_type in download_types:
         wanted = transitions.request(video, download_type, now, lane=lane)
+        if permits > len(written):
+            wanted = transitions.create_sent(wanted, now)
         row = add_or_change(
             downloads, wanted, lambda row: transitions.video_is_ready(row, video, now, lane=lane)
         )

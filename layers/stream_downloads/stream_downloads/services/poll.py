@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 import uuid
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.shared_state import Lease
+from stream_downloads.adapters.shared_state import POLLER_LEASE, Lease
+from stream_downloads.domain.commands import PollCommand
 from stream_downloads.domain.download import MAINTENANCE_QUEUE, Lane, Status, Step, queue_name
 from stream_downloads.domain.pace import PACE, Pace
 from stream_downloads.domain.polling import plan
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.steps import Outcome, Verdict
+from stream_downloads.services.working_set import WorkingSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from stream_downloads.adapters.downloads_table import Key
     from stream_downloads.adapters.shared_state import Grant
     from stream_downloads.domain.download import Download, DownloadType
     from stream_downloads.domain.pace import Sample
@@ -33,20 +35,26 @@ REQUEST_SECONDS: Final = 10.0
 # A batch lasts as long as its slowest request, and what it learned must still be written.
 STOP_BEFORE_TIMEOUT: Final = REQUEST_SECONDS + 5.0
 # New rows fall due while a run waits for the next one that it knows of.
-READ_AGAIN_AFTER: Final = 5.0
-# The run of the next minute finds the lease free if the last batch begins by then.
-BUSY_AT_MOST: Final = 50.0
-ROWS_READ: Final = 250
+READ_AGAIN_AFTER: Final = 3.0
+READ_LESS_URGENT_AFTER: Final = 15.0
+# The last batch begins by then, so that the run of the next minute need not wait long.
+BUSY_AT_MOST: Final = 55.0
+MINUTE: Final = 60.0
+HAND_OVER_BEFORE: Final = 1.0
 LEASE_SECONDS: Final = 30.0
-LEASE_RENEWED_AFTER: Final = 10.0
+LEASE_RENEWED_AFTER: Final = 15.0
 
 CONTENDED: Final = "many functions send requests at this moment"
 USED_UP: Final = "the requests of these five minutes are used up"
 
 # The queues whose work goes together, the most urgent first, and the part of the request limit
 # that each leaves to those before it.
-LIVE_QUEUES: Final = (queue_name(Lane.LIVE, creates=False), queue_name(Lane.LIVE, creates=True))
-QUEUES: Final = (
+Group = tuple[str, ...]
+LIVE_QUEUES: Final[Group] = (
+    queue_name(Lane.LIVE, creates=False),
+    queue_name(Lane.LIVE, creates=True),
+)
+QUEUES: Final[tuple[tuple[Group, float], ...]] = (
     (LIVE_QUEUES, 0.0),
     (
         (queue_name(Lane.BACKFILL, creates=False), queue_name(Lane.BACKFILL, creates=True)),
@@ -90,7 +98,7 @@ class Poller:
         self,
         service: Service,
         remaining: Callable[[], float],
-        in_parallel: Callable[..., Iterable[Outcome]],
+        in_parallel: Callable[..., Iterable[Any]],
     ) -> None:
         """Prepare one run.
 
@@ -104,83 +112,142 @@ class Poller:
         self._in_parallel = in_parallel
         self._steps = service.steps()
         self._clock = service.clock
-        self._lease = Lease(service.control, "poller-lease", uuid.uuid4().hex, LEASE_SECONDS)
+        self._rows = WorkingSet(service.downloads)
+        self._read_at: dict[Group, float] = {}
         self._leased_at = 0.0
-        self._stop_at = math.inf
+        self._end = self._stop_at = math.inf
         self._summary = Summary()
         self._turn = 0
         self._pace = Pace.of({})
         self._pace_version = 0
         self._held_up = USED_UP
-        self._samples: list[tuple[DownloadType, Sample]] = []
-        # The index lags: the rows that this run has processed, and the version up to which.
-        self._handled: dict[tuple[str, DownloadType], int] = {}
+        # Learned once the row is written: until then it may be polled for the first time again.
+        self._samples: dict[Key, Sample] = {}
+        self._learned: list[tuple[DownloadType, Sample]] = []
 
-    def run(self, window: float) -> Summary:
+    def run(self, window: float, command: PollCommand) -> Summary:
         """Work off what is due, and what falls due within the window.
 
         Args:
             window: for how many seconds to follow rows that fall due; 0: those that are due now.
+            command: how the run was started.
         """
-        if not self._lease.hold():
+        started = self._clock()
+        self._lease = Lease(
+            self._service.control, POLLER_LEASE, uuid.uuid4().hex, LEASE_SECONDS, command.claim
+        )
+        if not self._acquire(started, scheduled=command.scheduled):
             self._summary.ended = "another run is at work"
             return self._summary
-        self._leased_at = self._clock()
-        self._stop_at = self._leased_at + max(window, BUSY_AT_MOST)
-        self._turn = int(self._leased_at // 60)  # another kind of request first in each run
+        self._set_end(started, window, scheduled=command.scheduled)
+        self._turn = int(started // MINUTE)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
         try:
-            self._read_pace()
-            self._follow(self._leased_at, window)
-        except Stop as stop:
-            self._summary.ended = str(stop)
+            while self._work(window):
+                pass
         finally:
             self._finish()
         self._summary.requests = self._service.gateway.sent - sent_before
         record(Metric.OLDEST_DUE, self._summary.oldest_due_seconds)
         return self._summary
 
+    # --- its lease and its time ---------------------------------------------------------------
+
+    def _acquire(self, started: float, *, scheduled: bool) -> bool:
+        """Take the lease. A scheduled run waits for one that is at its end, or has died."""
+        notes = {"scheduled_at": started} if scheduled else {}
+        give_up_at = started + (LEASE_SECONDS + 1 if scheduled else 0)
+        while not self._lease.hold(**notes):
+            if self._clock() >= give_up_at:
+                return False
+            self._service.sleep(1.0)
+        self._leased_at = self._clock()
+        return True
+
+    def _set_end(self, started: float, window: float, *, scheduled: bool) -> None:
+        """Decide when to stop. A run in between ends where the next scheduled one begins."""
+        self._end = started + window
+        self._stop_at = started + max(window, BUSY_AT_MOST)
+        scheduled_at = self._lease.notes.get("scheduled_at")
+        if scheduled or scheduled_at is None:
+            return
+        minutes = math.ceil((started - scheduled_at) / MINUTE)
+        next_run_at = scheduled_at + minutes * MINUTE - HAND_OVER_BEFORE
+        self._end, self._stop_at = min(self._end, next_run_at), min(self._stop_at, next_run_at)
+
+    def _work(self, window: float) -> bool:
+        """Follow the due rows, then release the lease; return True if new ones came meanwhile.
+
+        A webhook that finds the lease held starts no run.
+        """
+        completed = False
+        try:
+            self._read_pace()
+            self._follow(window)
+            completed = True
+        except Stop as stop:
+            self._summary.ended, completed = str(stop), True
+            return False
+        finally:
+            self._hand_over(completed=completed)
+        now = self._clock()
+        if now >= self._end:
+            return False
+        self._read(LIVE_QUEUES, now, again=True)
+        has_news = self._rows.next_due_at() <= self._end
+        return has_news and self._acquire(now, scheduled=False)
+
+    def _check_time(self) -> None:
+        if self._remaining() <= STOP_BEFORE_TIMEOUT:
+            raise Stop("the function's time is over")
+        if self._clock() >= self._stop_at:
+            raise Stop("the next run goes on")
+
+    def _keep_lease(self) -> None:
+        if self._clock() - self._leased_at < LEASE_RENEWED_AFTER:
+            return
+        if not self._lease.hold():
+            raise Stop("another run has taken over")
+        self._leased_at = self._clock()
+
     # --- which rows ---------------------------------------------------------------------------
 
-    def _follow(self, started: float, window: float) -> None:
+    def _follow(self, window: float) -> None:
         """Process due rows until nothing more falls due within the window."""
-        end = started + window
         while True:
             now = self._clock()
-            due, leave, next_due = self._read_due(now if window else started, end)
+            due, leave = self._due(now if window else min(now, self._end))
             self._note_oldest(due, now)
             if due and self._process(due, leave, now):
                 continue
-            wake = now + READ_AGAIN_AFTER if due else min(next_due, now + READ_AGAIN_AFTER)
-            if next_due > end or wake >= end:
+            next_due_at = self._rows.next_due_at()
+            read_again_at = self._read_at[LIVE_QUEUES] + READ_AGAIN_AFTER
+            wake_at = now + READ_AGAIN_AFTER if due else min(next_due_at, read_again_at)
+            if next_due_at > self._end or wake_at >= self._end:
                 if due:
                     raise Stop(self._held_up)
                 return
             self._check_time()
-            self._service.sleep(max(1.0, wake - now))
+            self._service.sleep(max(1.0, wake_at - now))
             self._keep_lease()
 
-    def _read_due(self, now: float, end: float) -> tuple[list[Download], float, float]:
-        """Read the due rows of the most urgent queues that have any.
-
-        Returns:
-            The rows, the part of the limit that they leave to others, and when the next row that
-            was seen on the way falls due.
-        """
-        next_due = math.inf
+    def _due(self, now: float) -> tuple[list[Download], float]:
+        """Return the due rows of the most urgent queues, and the part of the limit they leave."""
         for queues, leave in QUEUES:
-            rows = [row for queue in queues for row in self._read_queue(queue, end)]
-            next_due = min([next_due, *(row.due_at or 0.0 for row in rows)])
-            due = [row for row in rows if (row.due_at or 0.0) <= now]
+            self._read(queues, now)
+            due = self._rows.due(queues, now)
             if due:
-                return due, leave, next_due
-        return [], 0.0, next_due
+                return due, leave
+        return [], 0.0
 
-    def _read_queue(self, queue: str, until: float) -> Iterable[Download]:
-        """Read the first rows of a queue, past those that this run has processed."""
-        rows = self._service.downloads.due(queue, until, ROWS_READ)
-        new = (row for row in rows if row.version > self._handled.get(row.key, 0))
-        return islice(new, ROWS_READ)
+    def _read(self, queues: Group, now: float, *, again: bool = False) -> None:
+        """Read new rows of these queues, every few seconds or as long as there are more."""
+        again_after = READ_AGAIN_AFTER if queues == LIVE_QUEUES else READ_LESS_URGENT_AFTER
+        if now - self._read_at.get(queues, -math.inf) < again_after and not again:
+            return
+        until = max(now, self._end)
+        has_more = [self._rows.read(queue, now, until) for queue in queues]
+        self._read_at[queues] = -math.inf if any(has_more) else now
 
     def _note_oldest(self, due: Sequence[Download], now: float) -> None:
         # A backfill may wait for hours: only live rows tell that the service is late.
@@ -192,8 +259,7 @@ class Poller:
 
     def _process(self, due: Sequence[Download], leave: float, now: float) -> bool:
         """Send batches of requests until new rows may be due; return False if none was granted."""
-        # No more than one queue can give: beyond that, rows of the other may be more urgent.
-        jobs = _jobs(plan(due, self._turn))[:ROWS_READ]
+        jobs = _jobs(plan(due, self._turn))
         worked = False
         while jobs and self._clock() - now < READ_AGAIN_AFTER:
             self._check_time()
@@ -220,10 +286,14 @@ class Poller:
         return grant
 
     def _send_batch(self, jobs: Sequence[Sequence[Download]], grant: Grant) -> None:
-        outcomes = self._in_parallel(lambda job: self._perform(job, grant), jobs)
+        follow = self._rows.can_follow
+        outcomes = self._in_parallel(lambda job: self._perform(job, grant, follow=follow), jobs)
         verdicts = set()
         for job, outcome in zip(jobs, outcomes, strict=True):
-            self._remember(job, outcome)
+            self._rows.take(job, outcome)
+            self._samples |= dict(outcome.samples)
+            for change in outcome.changes:
+                self._count(change)
             verdicts.add(outcome.verdict)
         self._service.gateway.settle()
         if Verdict.THROTTLED in verdicts:
@@ -232,10 +302,10 @@ class Poller:
             raise Stop("the credentials are refused")
         self._keep_lease()
 
-    def _perform(self, job: Sequence[Download], grant: Grant) -> Outcome:
+    def _perform(self, job: Sequence[Download], grant: Grant, *, follow: bool) -> Outcome:
         """Perform one job. One bad row blocks no other."""
         try:
-            return self._steps.perform(job, grant, self._pace, REQUEST_SECONDS)
+            return self._steps.perform(job, grant, self._pace, REQUEST_SECONDS, follow=follow)
         except (ClientError, BotoCoreError) as error:
             details = {"video_uid": job[0].video_uid, **described(error)}
             logger.error("The table failed: the row stays due", extra=details)
@@ -244,15 +314,6 @@ class Poller:
                 "A row cannot be processed: it stays due", extra={"video_uid": job[0].video_uid}
             )
         return Outcome(Verdict.FAILED)
-
-    def _remember(self, job: Sequence[Download], outcome: Outcome) -> None:
-        """Remember the result of a job."""
-        if outcome.verdict in (Verdict.ANSWERED, Verdict.FAILED, Verdict.LOST_RACE):
-            self._handled.update((row.key, row.version) for row in job)
-        self._samples.extend(outcome.samples)
-        for change in outcome.changes:
-            self._handled[change.after.key] = change.after.version - 1
-            self._count(change)
 
     def _count(self, change: Change) -> None:
         """Count a step for the summary and the metrics."""
@@ -270,28 +331,26 @@ class Poller:
 
     # --- its end ------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
-        """Release the lease and write what was learned; what has been done stands without that."""
+    def _hand_over(self, *, completed: bool) -> None:
+        """Write the rows that were followed, and release the lease."""
+        failed = self._rows.write(self._in_parallel)
+        self._learned += [
+            (key[1], sample) for key, sample in self._samples.items() if key not in failed
+        ]
+        self._samples.clear()
         try:
-            self._lease.release()
+            self._lease.release(completed=completed)
+        except (ClientError, BotoCoreError) as error:  # it expires
+            logger.warning("The lease could not be released", extra=described(error))
+
+    def _finish(self) -> None:
+        """Write what was learned; what has been done stands without that."""
+        try:
             self._write_pace()
             usage = self._service.gateway.usage()
             record(Metric.BUDGET_USED, 100 * usage.used / usage.limit)
         except (ClientError, BotoCoreError) as error:
             logger.warning("The end of a run could not be written", extra=described(error))
-
-    def _check_time(self) -> None:
-        if self._remaining() <= STOP_BEFORE_TIMEOUT:
-            raise Stop("the function's time is over")
-        if self._clock() >= self._stop_at:
-            raise Stop("the next run goes on")
-
-    def _keep_lease(self) -> None:
-        if self._clock() - self._leased_at < LEASE_RENEWED_AFTER:
-            return
-        if not self._lease.hold():
-            raise Stop("another run has taken over")
-        self._leased_at = self._clock()
 
     def _read_pace(self) -> None:
         kept = self._service.control.read(PACE)
@@ -299,9 +358,9 @@ class Poller:
 
     def _write_pace(self) -> None:
         """Write what was learned, unless another run has done so meanwhile."""
-        if self._samples:
-            learned = self._pace.with_samples(self._samples)
-            self._service.control.write(PACE, learned.as_value(), self._pace_version)
+        if self._learned:
+            value = self._pace.with_samples(self._learned).as_value()
+            self._service.control.write(PACE, value, self._pace_version)
 
 
 def _jobs(rows: Sequence[Download]) -> list[list[Download]]:

@@ -12,7 +12,8 @@ from stream_downloads.adapters.downloads_table import LostRace
 from stream_downloads.adapters.function_url import BadTransport
 from stream_downloads.adapters.observability import Metric, described, logger, record
 from stream_downloads.adapters.secrets import SecretUnavailable, SigningSecrets
-from stream_downloads.domain import signature
+from stream_downloads.adapters.shared_state import Grant
+from stream_downloads.domain import signature, transitions
 from stream_downloads.domain.download import Download, Step
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.domain.signature import NoSecret, Unauthentic, UnauthenticReason
@@ -21,8 +22,11 @@ from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.steps import Verdict
 from stream_downloads.services.video_events import pass_on
+from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stream_downloads.adapters.event_bus import EventBus
     from stream_downloads.adapters.function_url import Delivery
 
@@ -37,6 +41,7 @@ OUR_FAULT: Final = (
     ClientError,
     BotoCoreError,
 )
+NONE: Final = Grant(0)
 STALE: Final = (UnauthenticReason.TOO_OLD, UnauthenticReason.TOO_NEW)
 
 
@@ -55,8 +60,9 @@ def receive(
         delivery = function_url.unwrap(event)
         verify(delivery, secrets, now)
         video = parse_webhook(delivery.body)
+        grant = permit(service, video)
         try:
-            rows = record_intent(service, video, now)
+            rows = record_intent(service, video, grant, now)
         finally:  # other systems hear of the video even if our own tables fail
             passed_on = pass_on(bus, video, delivery.body)
     except BadTransport as refusal:
@@ -70,9 +76,12 @@ def receive(
     except OUR_FAULT as error:
         return answer(500, "failed", error)
     logger.append_keys(video_uid=video.uid)
+    if grant.count:
+        create_at_once(service, rows, grant)
+        if rows:
+            wake_poller(service.waker)
     outcome = "video_failed"
     if video.state == "ready":
-        create_at_once(service, rows)
         outcome = "recorded" if rows else "already_known"
     return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
@@ -90,34 +99,47 @@ def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
         signature.verify(delivery.body, delivery.signature, fresh, now)
 
 
-def record_intent(service: Service, video: Video, now: float) -> list[Download]:
+def permit(service: Service, video: Video) -> Grant:
+    """Reserve a request for each create, before the row is written: it is then written as sent."""
+    types = video.wanted(service.download_types)
+    if video.state != "ready" or not types:
+        return NONE
+    try:
+        return service.gateway.permit(len(types), Asker.WEBHOOK)
+    except Exception as error:  # noqa: BLE001 - the intent is recorded all the same
+        logger.warning(
+            "The create cannot be made at once; the poller will make it", extra=described(error)
+        )
+        return NONE
+
+
+def record_intent(service: Service, video: Video, grant: Grant, now: float) -> list[Download]:
     """Write down what the webhook means; return the rows that this opened."""
     downloads, types = service.downloads, video.wanted(service.download_types)
     intents.warn_of_unknown_downloads(video)
     if video.state == "ready":
-        return intents.video_is_ready(downloads, video, types, now)
+        return intents.video_is_ready(downloads, video, types, now, permits=grant.count)
     intents.video_has_failed(downloads, video, types, now)
     return []
 
 
-def create_at_once(service: Service, rows: list[Download]) -> None:
+def create_at_once(service: Service, rows: Sequence[Download], grant: Grant) -> None:
     """Create the downloads that were requested; what cannot be done now, the poller will do."""
-    ends_at = service.monotonic() + ALL_CREATES_SECONDS
+    ends_at, verdict = service.monotonic() + ALL_CREATES_SECONDS, Verdict.ANSWERED
+    steps = service.steps()
     try:
-        pace = service.pace()
-        for row in rows:
-            if row.step is not Step.CREATE or (row.due_at or 0.0) > service.clock():
-                continue
+        pace = service.pace.read()
+        for row in rows[: grant.count]:
             seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
-            if seconds <= 0:
-                return
-            grant = service.gateway.permit(1, Asker.WEBHOOK)
-            if not grant.count:
-                return
-            outcome = service.steps().perform([row], grant, pace, seconds)
-            service.gateway.settle()
-            if outcome.verdict is Verdict.CREDENTIALS:
-                return
+            is_sent = row.version == 1 and row.step is Step.LIST  # added as such, not changed
+            if seconds <= 0 or verdict is Verdict.CREDENTIALS:
+                if is_sent:
+                    service.downloads.save(transitions.create_not_sent(row, service.clock()))
+            elif is_sent:
+                verdict = steps.send_create(row, grant, pace, seconds).verdict
+            elif row.step is Step.CREATE and (row.due_at or 0.0) <= service.clock():
+                verdict = steps.perform([row], grant, pace, seconds).verdict
+        service.gateway.settle()
     except Exception:  # noqa: BLE001 - the intent is durable: nothing here can undo the 200
         logger.exception("The create could not be made at once; the poller will make it")
 

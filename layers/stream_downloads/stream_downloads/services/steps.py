@@ -30,10 +30,9 @@ from stream_downloads.services.gateway import SendAgain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stream_downloads.adapters.downloads_table import Downloads
+    from stream_downloads.adapters.downloads_table import Downloads, Key
     from stream_downloads.adapters.shared_state import Grant
     from stream_downloads.adapters.stream_api import DownloadState
-    from stream_downloads.domain.download import DownloadType
     from stream_downloads.domain.pace import Pace, Sample
     from stream_downloads.domain.video import Video
     from stream_downloads.services.gateway import Gateway
@@ -67,11 +66,19 @@ class Change(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a step: the verdict, the rows that were written, what the pace can learn."""
+    """The result of a step.
+
+    Attributes:
+        verdict: of the request.
+        changes: the rows that were written.
+        followed: the rows that show nothing but progress, and were not written.
+        samples: what the pace can learn.
+    """
 
     verdict: Verdict
     changes: tuple[Change, ...] = ()
-    samples: tuple[tuple[DownloadType, Sample], ...] = ()
+    followed: tuple[Download, ...] = ()
+    samples: tuple[tuple[Key, Sample], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +102,13 @@ class Steps:
     jitter: Callable[[], float]
 
     def perform(
-        self, rows: Sequence[Download], grant: Grant, pace: Pace, seconds: float
+        self,
+        rows: Sequence[Download],
+        grant: Grant,
+        pace: Pace,
+        seconds: float,
+        *,
+        follow: bool = False,
     ) -> Outcome:
         """Perform the next step of rows of one video that wait for the same request.
 
@@ -104,46 +117,69 @@ class Steps:
             grant: for one request.
             pace: how long recent downloads took, which decides when to poll again.
             seconds: the total limit of the request.
+            follow: the caller keeps rows that show nothing but progress, and writes them later.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: the table failed; a row that could not
                 be written is still due.
         """
+        step, poll_at = rows[0].step, self._poll_at(grant, pace)
+        try:
+            if step is Step.CREATE:
+                sent = self.downloads.save(transitions.create_sent(rows[0], self.clock()))
+                outcome = self._send_create(rows[0], sent, grant, poll_at, seconds)
+            elif step is Step.GET_VIDEO:
+                outcome = self._get_video(rows, grant, seconds)
+            elif step is Step.DELETE:
+                outcome = self._delete(rows[0], grant, seconds)
+            else:  # a list or a recheck
+                outcome = self._list(rows, grant, poll_at, seconds, follow=follow)
+        except SendAgain:
+            return Outcome(Verdict.NOT_SENT)
+        except LostRace:
+            return Outcome(Verdict.LOST_RACE)
+        return _logged(outcome)
+
+    def send_create(self, row: Download, grant: Grant, pace: Pace, seconds: float) -> Outcome:
+        """Send the create of a row that was just added with its create sent.
+
+        Args:
+            row: as it was added.
+            grant: for this request.
+            pace: as for ``perform``.
+            seconds: the total limit of the request.
+
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError: the table failed; the list that
+                follows an unanswered create is still due.
+        """
+        poll_at = self._poll_at(grant, pace)
+        wanted = transitions.create_not_sent(row, self.clock())
+        return _logged(self._send_create(wanted, row, grant, poll_at, seconds))
+
+    def _poll_at(self, grant: Grant, pace: Pace) -> PollAt:
         poll_price = self.price(grant.load)
 
         def poll_at(row: Download, percent: float | None, now: float) -> float:
             return next_poll(row, percent, pace, poll_price, now)
 
-        try:
-            outcome = self._perform(rows, grant, poll_at, seconds)
-        except SendAgain:
-            return Outcome(Verdict.NOT_SENT)
-        except LostRace:
-            return Outcome(Verdict.LOST_RACE)
-        for _, row in outcome.changes:
-            logger.info("Download", extra=_described_row(row))
-        return outcome
-
-    def _perform(
-        self, rows: Sequence[Download], grant: Grant, poll_at: PollAt, seconds: float
-    ) -> Outcome:
-        match rows[0].step:
-            case Step.CREATE:
-                return self._create(rows[0], grant, poll_at, seconds)
-            case Step.LIST | Step.RECHECK:
-                return self._list(rows, grant, poll_at, seconds)
-            case Step.GET_VIDEO:
-                return self._get_video(rows, grant, seconds)
-            case Step.DELETE:
-                return self._delete(rows[0], grant, seconds)
-            case None:
-                return Outcome(Verdict.ANSWERED)
+        return poll_at
 
     # --- the four requests --------------------------------------------------------------------
 
-    def _create(self, row: Download, grant: Grant, poll_at: PollAt, seconds: float) -> Outcome:
-        before, due_at = row, row.due_at or self.clock()
-        row = self.downloads.save(transitions.create_sent(row, self.clock()))
+    def _send_create(
+        self, before: Download, row: Download, grant: Grant, poll_at: PollAt, seconds: float
+    ) -> Outcome:
+        """Send a create that is written down as sent.
+
+        Args:
+            before: the row that waits for its create.
+            row: the row as it is written, with the create sent.
+            grant: for this request.
+            poll_at: returns when to poll a row again.
+            seconds: the total limit of the request.
+        """
+        due_at = before.due_at or self.clock()
         create = self.gateway.stream.create_download
         try:
             states = self.gateway.send(grant, create, *row.key, seconds=seconds)
@@ -186,7 +222,13 @@ class Steps:
                 return transitions.create_failed(row, retry_at, reason, now)
 
     def _list(
-        self, rows: Sequence[Download], grant: Grant, poll_at: PollAt, seconds: float
+        self,
+        rows: Sequence[Download],
+        grant: Grant,
+        poll_at: PollAt,
+        seconds: float,
+        *,
+        follow: bool,
     ) -> Outcome:
         uid, step = rows[0].video_uid, rows[0].step
         try:
@@ -202,16 +244,22 @@ class Steps:
             rows = [row for row in self.downloads.of_video(uid) if row.step is step] or rows
         now = self.clock()
         listed = [Change(row, self._listed(row, states, poll_at, now)) for row in rows]
-        outcome = self._saved(
-            Verdict.ANSWERED, *(change for change in listed if change.after is not change.before)
-        )
+        changes, kept = [], []
+        for change in listed:
+            row = transitions.followed(*change) if follow else None
+            if row:
+                kept.append(Change(change.before, row))
+            elif change.after is not change.before:
+                changes.append(change)
+        outcome = self._saved(Verdict.ANSWERED, *changes)
         samples = [
-            (before.download_type, sample)
-            for before, _ in outcome.changes
+            (before.key, sample)
+            for before, _ in (*outcome.changes, *kept)
             if (state := states.get(before.download_type))
             and (sample := first_sample(before, _percent(state), now))
         ]
-        return outcome._replace(samples=tuple(samples))
+        rows_kept = tuple(row for _, row in kept)
+        return outcome._replace(followed=rows_kept, samples=tuple(samples))
 
     def _listed(
         self, row: Download, states: dict[str, DownloadState], poll_at: PollAt, now: float
@@ -362,6 +410,12 @@ class Steps:
         if self.retention and delete_at <= recheck_at:
             return Work(Step.DELETE, delete_at)
         return Work(Step.RECHECK, recheck_at)
+
+
+def _logged(outcome: Outcome) -> Outcome:
+    for row in (*(change.after for change in outcome.changes), *outcome.followed):
+        logger.info("Download", extra=_described_row(row))
+    return outcome
 
 
 def _described_row(row: Download) -> dict[str, Any]:

@@ -1,0 +1,216 @@
+"""Rows that a run follows in memory: what is written, what a crash costs, what others change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stream_downloads.adapters.download_item import from_item, to_item
+from stream_downloads.domain import transitions
+from stream_downloads.domain.download import Download, Reason, Status, Step, Work
+from stream_downloads.domain.pace import PACE
+from stream_downloads.services import working_set
+from stream_downloads.services.manage import oldest_due
+from stream_downloads.services.steps import Outcome, Verdict
+from tests.support.memory import MemoryDownloads
+from tests.support.rows import DEFAULT, NOW, RECHECK, in_progress, ready, url_of
+from tests.support.world import BY_HAND, SCHEDULED, World
+
+MINUTE = 60.0
+
+
+def polled(row: Download, percent: float = 40.0, poll_at: float = NOW + 90) -> Download:
+    """Return the row after a list that shows progress, a minute after the create."""
+    return transitions.listed_in_progress(row, percent, poll_at, NOW + 60)
+
+
+def followed(world: World, **upload: Any) -> str:
+    """Return a video whose download is being made, in a stack in which no run was started."""
+    uid = world.simulator.upload(**upload)
+    world.deliver_webhooks()
+    return uid
+
+
+def writes(world: World, monkeypatch: pytest.MonkeyPatch) -> list[Download]:
+    """Collect the rows that are written from now on."""
+    saved: list[Download] = []
+    save = MemoryDownloads.save
+
+    def noted(table: MemoryDownloads, row: Download) -> Download:
+        saved.append(row)
+        return save(table, row)
+
+    monkeypatch.setattr(type(world.downloads), "save", noted)
+    return saved
+
+
+def test_progress_alone_is_kept_in_memory_and_the_index_keeps_its_time() -> None:
+    before = in_progress()
+    row = transitions.followed(before, polled(before))
+    assert row is not None
+    assert row.percent_complete == 40.0
+    assert row.due_at == NOW + 90
+    assert row.indexed_at == before.due_at
+    again = transitions.followed(row, polled(row, 50.0, NOW + 200))
+    assert again is not None
+    assert again.due_at == NOW + 200
+    assert again.indexed_at == before.due_at
+
+
+FAILING = transitions.try_again(in_progress(), NOW, Reason("x", "y"), NOW)
+NOT_PROGRESS: dict[str, Callable[[], tuple[Download, Download]]] = {
+    "it is ready": lambda: (
+        in_progress(),
+        transitions.listed_ready(in_progress(), url_of(), RECHECK, NOW + 60),
+    ),
+    "it failed": lambda: (in_progress(), transitions.listed_failed(in_progress(), NOW + 60)),
+    "it is not listed": lambda: (in_progress(), transitions.unlisted(in_progress(), NOW + 60)),
+    "it took a day": lambda: (
+        in_progress(),
+        transitions.listed_in_progress(in_progress(), 4.0, NOW + 90_000, NOW + 90_000),
+    ),
+    "a failure is over": lambda: (FAILING, polled(FAILING)),
+    "the create is confirmed": lambda: (
+        in_progress(creation=None),
+        polled(in_progress(creation=None)),
+    ),
+    "it is checked": lambda: (ready(), ready(work=Work(Step.RECHECK, NOW + 1))),
+}
+
+
+@pytest.mark.parametrize("case", NOT_PROGRESS)
+def test_anything_but_progress_is_written_at_once(case: str) -> None:
+    assert transitions.followed(*NOT_PROGRESS[case]()) is None
+
+
+def test_a_row_keeps_its_time_beside_that_of_the_index() -> None:
+    row = transitions.followed(in_progress(), polled(in_progress()))
+    assert row is not None
+    assert from_item(to_item(row)) == row
+    assert to_item(row)["_due_at"] == to_item(in_progress())["_due_at"]
+
+
+def test_a_run_writes_the_progress_once_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    uid = followed(world, generation_seconds=600.0)
+    saved = writes(world, monkeypatch)
+    world.poll(55.0)
+    assert world.simulator.counts()["list downloads"] >= 2
+    assert len(saved) == 1
+    [row] = world.downloads.rows.values()
+    assert row.percent_complete is not None
+    assert row.percent_complete > 5
+    assert row.due_at is not None
+    assert row.due_at > world.clock()
+    assert row.indexed_at is not None
+    assert row.indexed_at < world.clock()
+    assert row.video_uid == uid
+
+
+def test_a_run_goes_on_where_the_one_before_has_stopped() -> None:
+    world = World()
+    followed(world, generation_seconds=600.0)
+    for _ in range(3):
+        world.poll(55.0, command=SCHEDULED)
+        [row] = world.downloads.rows.values()
+        polls = world.simulator.counts()["list downloads"]
+        # Nothing is due yet, whatever the index says.
+        world.poll(0.0)
+        assert world.simulator.counts()["list downloads"] == polls
+        world.clock.now = max(world.clock.now, row.due_at or 0.0)
+
+
+def test_a_function_that_dies_costs_one_more_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    followed(world, generation_seconds=600.0)
+    write = working_set.WorkingSet.write
+    monkeypatch.setattr(working_set.WorkingSet, "write", die)
+    with pytest.raises(Died):
+        world.poll(55.0)
+    monkeypatch.setattr(working_set.WorkingSet, "write", write)
+    learned = world.service.pace.read().samples[DEFAULT]
+    assert not learned, "what was lost with the memory is learned later"
+    polls = world.simulator.counts()["list downloads"]
+    world.clock.sleep(MINUTE)
+    world.poll(0.0)
+    assert world.simulator.counts()["list downloads"] == polls + 1
+    world.clock.sleep(MINUTE)
+    assert len(world.control.read(PACE).value["default"]["samples"]) == 1
+
+
+class Died(BaseException):
+    """The function was killed."""
+
+
+def die(*_: Any) -> None:
+    raise Died
+
+
+def test_what_an_operator_wants_meanwhile_is_noticed_in_seconds() -> None:
+    world = World()
+    uid = followed(world, generation_seconds=600.0)
+    wanted_at = world.clock() + 20.0
+
+    def delete() -> None:
+        world.clock.next_event = lambda: None
+        row = world.downloads.rows[uid, DEFAULT]
+        world.downloads.save(transitions.delete(row, world.clock()))
+
+    world.clock.next_event, world.clock.happen = lambda: wanted_at, delete
+    world.poll(55.0)
+    assert world.downloads.rows[uid, DEFAULT].status is Status.DELETED
+    deleted_at = [call.at for call in world.simulator.calls if call.name == "delete downloads"]
+    assert deleted_at[0] - wanted_at < 6
+
+
+def test_what_others_wrote_meanwhile_stands() -> None:
+    world = World()
+    uid = followed(world, generation_seconds=600.0)
+    rows = working_set.WorkingSet(world.downloads)
+    rows.read("live-look", NOW + 300, NOW + 300)
+    [row] = rows.due(["live-look"], NOW + 300)
+    kept = transitions.followed(row, polled(row))
+    assert kept is not None
+    rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept,)))
+    changed = world.downloads.save(replace(row, name="another"))
+    assert rows.write(map) == {(uid, DEFAULT)}
+    assert world.downloads.rows[uid, DEFAULT] == changed
+
+
+def test_only_so_many_rows_stay_behind_their_time_in_the_index(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(working_set, "FOLLOWED_AT_MOST", 3)
+    world = World()
+    for _ in range(40):
+        followed(world, generation_seconds=900.0)
+    world.poll(55.0)
+    behind = [row for row in world.downloads.rows.values() if row.work and row.work.indexed_at]
+    # A batch of 16 begins while there is room.
+    assert 3 <= len(behind) <= 3 + 16
+
+
+def test_rows_that_are_followed_hide_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working_set, "DUE_AT_MOST", 2)
+    world = World()
+    slow = [followed(world, generation_seconds=3000.0) for _ in range(5)]
+    world.poll(55.0)
+    quick = followed(world, generation_seconds=1.0)
+    world.clock.sleep(5.0)
+    world.poll(55.0, command=BY_HAND)
+    assert world.downloads.rows[quick, DEFAULT].status is Status.READY
+    assert {world.downloads.rows[uid, DEFAULT].status for uid in slow} == {Status.INPROGRESS}
+
+
+def test_the_status_of_the_stack_counts_no_row_that_waits_for_its_poll() -> None:
+    world = World()
+    followed(world, generation_seconds=600.0)
+    world.poll(55.0)
+    assert list(world.downloads.due("live-look", world.clock(), 10)), "the index has it due"
+    assert oldest_due(world.service, ["live-look"]) is None
+    [row] = world.downloads.rows.values()
+    world.clock.sleep(3600.0)
+    assert oldest_due(world.service, ["live-look"]) == row.due_at

@@ -1,0 +1,221 @@
+"""Runs of the poller beside those of the schedule: who starts them, and who goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from stream_downloads.adapters.shared_state import POLLER_LEASE, Lease
+from stream_downloads.domain.commands import BadRequest, PollCommand, poll
+from stream_downloads.domain.download import Status
+from stream_downloads.services.poll import HAND_OVER_BEFORE, LEASE_SECONDS
+from stream_downloads.services.waker import CLAIM_SECONDS, KNOWN_FOR
+from tests.support.clock import START
+from tests.support.memory import MemoryControl
+from tests.support.rows import AUDIO, DEFAULT
+from tests.support.world import BY_HAND, SCHEDULED, World
+
+WINDOW = 55.0
+MINUTE = 60.0
+
+
+def quiet_stack(**settings: Any) -> World:
+    """Return a stack whose webhooks start runs, and whose schedule has run at ``START``."""
+    world = World(wakes=WINDOW, **settings)
+    world.poll(WINDOW, command=SCHEDULED)
+    return world
+
+
+def starts(world: World) -> list[str]:
+    """Return the claims of the runs that were started."""
+    return [claim for _, claim in world._woken]
+
+
+def test_in_a_quiet_stack_a_webhook_starts_a_run() -> None:
+    world = quiet_stack(arriving=True)
+    uid = world.simulator.upload(generation_seconds=10.0)
+    world.clock.sleep(50.0)
+    row = world.downloads.rows[uid, DEFAULT]
+    assert row.status is Status.READY
+    assert row.ready_at is not None
+    assert row.ready_at - START < 30
+
+
+def test_a_flood_of_webhooks_starts_one_run() -> None:
+    world = quiet_stack()
+    for _ in range(30):
+        world.simulator.upload()
+    assert world.deliver_webhooks() == [200] * 30
+    assert len(starts(world)) == 1
+    # Nor does another process of ReceiveWebhook start one.
+    world.webhook_service = world.make_service(600, (DEFAULT,), 0.0, 7)
+    world.simulator.upload()
+    world.deliver_webhooks()
+    assert len(starts(world)) == 1
+
+
+def test_a_run_that_did_not_start_keeps_no_other_from_starting() -> None:
+    world = quiet_stack()
+    for _ in range(2):
+        world.simulator.upload()
+        world.deliver_webhooks()
+        world.clock.sleep(CLAIM_SECONDS + 1)
+    assert len(starts(world)) == 2
+
+
+def test_no_run_is_started_while_one_is_at_work() -> None:
+    world = quiet_stack()
+    Lease(world.control, POLLER_LEASE, "a run", LEASE_SECONDS).hold()
+    world.simulator.upload()
+    world.deliver_webhooks()
+    assert starts(world) == []
+
+
+def test_a_redelivered_webhook_starts_no_run() -> None:
+    world = quiet_stack()
+    uid = world.simulator.upload()
+    world.deliver_webhooks()
+    world.clock.sleep(CLAIM_SECONDS + 1)
+    world.simulator.repeat_webhook(uid)
+    world.deliver_webhooks()
+    assert len(starts(world)) == 1
+
+
+def test_a_run_that_cannot_be_started_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(wakes=WINDOW)
+    error = {"Error": {"Code": "TooManyRequestsException", "Message": "Rate exceeded"}}
+
+    def refused(_claim: str) -> None:
+        raise ClientError(error, "Invoke")  # type: ignore[arg-type]
+
+    world.start_poller = refused  # type: ignore[method-assign,assignment]
+    world.webhook_service = world.make_service(600, (DEFAULT,), 0.0, 7)
+    uid = world.simulator.upload()
+    assert world.deliver_webhooks() == [200]
+    assert world.downloads.rows[uid, DEFAULT].status is Status.INPROGRESS
+    assert "No run of the poller could be started" in caplog.text
+
+
+def test_a_claim_is_good_for_one_run() -> None:
+    world = World()
+    Lease(world.control, POLLER_LEASE, "claim", CLAIM_SECONDS).hold()
+    command = PollCommand(claim="claim")
+    during: list[str] = []
+    world.clock.next_event = lambda: None if during else world.clock() + 1.0
+    world.clock.happen = lambda: during.append(world.poll(0.0, command=command).ended)
+    world.simulator.upload(generation_seconds=600.0)
+    world.deliver_webhooks()
+    world.clock.sleep(20.0)
+    during.clear()
+    Lease(world.control, POLLER_LEASE, "claim", CLAIM_SECONDS).hold()
+    world.poll(30.0, command=command)
+    assert during == ["another run is at work"], "Lambda may deliver an invocation twice"
+
+
+def test_a_run_in_between_ends_where_the_next_scheduled_one_begins() -> None:
+    world = quiet_stack()
+    world.simulator.upload(generation_seconds=185.0)
+    world.deliver_webhooks()
+    world.clock.now = START + 2 * MINUTE + 20
+    world.poll(WINDOW, command=BY_HAND)
+    assert world.clock() <= START + 3 * MINUTE - HAND_OVER_BEFORE
+    assert world.simulator.calls[-1].at > START + 2 * MINUTE + 40
+
+
+def test_a_scheduled_run_waits_for_the_lease_of_one_that_ends_late() -> None:
+    world = World()
+    Lease(world.control, POLLER_LEASE, "late", 12.0).hold()
+    uid = world.simulator.upload(generation_seconds=2.0)
+    world.deliver_webhooks()
+    summary = world.poll(WINDOW, command=SCHEDULED)
+    assert summary.ready == 1
+    row = world.downloads.rows[uid, DEFAULT]
+    assert row.ready_at is not None
+    assert row.ready_at - START < 20
+
+
+def test_a_run_that_is_not_scheduled_does_not_wait() -> None:
+    world = World()
+    Lease(world.control, POLLER_LEASE, "at work", 12.0).hold()
+    assert world.poll(WINDOW).ended == "another run is at work"
+    assert world.clock() == START
+
+
+def test_a_run_reads_once_more_after_releasing_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    release = Lease.release
+    uids: list[str] = []
+
+    def arrive_first(lease: Lease, *, completed: bool) -> None:
+        if not uids:
+            uids.append(world.simulator.upload(generation_seconds=5.0))
+            world.deliver_webhooks()
+        release(lease, completed=completed)
+
+    monkeypatch.setattr(Lease, "release", arrive_first)
+    summary = world.poll(WINDOW)
+    assert summary.ready == 1
+
+
+def test_a_warm_webhook_makes_four_calls_of_dynamodb(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = quiet_stack()
+    world.simulator.upload()
+    world.deliver_webhooks()
+    calls: list[str] = []
+    for part, methods in (
+        (type(world.downloads), ("add", "save", "get", "read", "of_video", "due")),
+        (MemoryControl, ("read", "write")),
+    ):
+        for method in methods:
+            count(monkeypatch, part, method, calls)
+    world.clock.sleep(KNOWN_FOR - 1)
+    world.simulator.upload()
+    assert world.deliver_webhooks() == [200]
+    assert calls == ["read", "write", "add", "save"]
+    assert world.simulator.counts() == {"create download": 2}
+
+
+def count(monkeypatch: pytest.MonkeyPatch, part: type, method: str, calls: list[str]) -> None:
+    """Note each call of a method."""
+    real = getattr(part, method)
+
+    def noted(*arguments: Any) -> Any:
+        calls.append(method)
+        return real(*arguments)
+
+    monkeypatch.setattr(part, method, noted)
+
+
+def test_a_webhook_takes_the_permits_of_all_its_creates_at_once() -> None:
+    world = World(download_types=(DEFAULT, AUDIO))
+    world.simulator.upload()
+    world.deliver_webhooks()
+    assert world.simulator.counts() == {"create download": 2}
+    assert {row.version for row in world.downloads.rows.values()} == {2}, "added, then accepted"
+
+
+@pytest.mark.parametrize(
+    ("payload", "command"),
+    [
+        ({}, PollCommand()),
+        (None, PollCommand()),
+        ({"scheduled": True}, PollCommand(scheduled=True)),
+        ({"claim": "c"}, PollCommand(claim="c")),
+    ],
+)
+def test_a_run_is_started_by_an_operator_the_schedule_or_a_webhook(
+    payload: Any, command: PollCommand
+) -> None:
+    assert poll(payload) == command
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{"scheduled": "yes"}, {"claim": ""}, {"claim": 1}, {"scheduled": True, "x": 1}, {"a": 1}],
+    ids=str,
+)
+def test_any_other_payload_is_refused(payload: Any) -> None:
+    with pytest.raises(BadRequest, match="PollDownloads takes no input"):
+        poll(payload)
