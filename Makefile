@@ -8,23 +8,33 @@ PYTHON := $(VENV)/bin/python
 CODE := layers/stream_downloads/stream_downloads functions tests deploy.py package.py
 
 export SAM_CLI_TELEMETRY := 0
+# A home that cannot be written to has no room for a cache.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+ifneq (,$(shell test -w "$(CACHE)" || { test ! -e "$(CACHE)" && test -d "$(HOME)" && test -w "$(HOME)"; } || echo none))
+export PIP_NO_CACHE_DIR := 1
+export UV_NO_CACHE := 1
+endif
 # As pip does: trust what the machine trusts.
 export UV_SYSTEM_CERTS := 1
 # What runs here finds the tools, and the layer's Makefile its python3, in the development environment.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos mutants fuzz load format bench build deploy smoke package undeploy lock clean
+.PHONY: help demo playground test check chaos mutants fuzz load format bench build deploy smoke package undeploy lock clean
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/installed $(EMULATOR_VENV)/installed ## deploy on a local emulator and watch videos become URLs
+EMULATED := $(VENV)/installed $(EMULATOR_VENV)/installed $(VENV)/wheels/requirements.txt
+demo: $(EMULATED) ## deploy on a local emulator and watch videos become URLs
 	@$(PYTHON) -m tests.demo
 
-test: $(VENV)/installed $(EMULATOR_VENV)/installed ## unit and integration tests with coverage, faults, end to end
-	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
-	$(PYTHON) -m pytest --numprocesses 2 tests/faults tests/bench
+playground: $(EMULATED) ## deploy on a local emulator, to try things out until Ctrl-C
+	@$(PYTHON) -m tests.playground
+
+test: $(EMULATED) ## unit and integration tests with coverage, faults, end to end
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
 	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
@@ -49,7 +59,7 @@ fuzz: $(VENV)/installed ## search ten minutes for an input that the webhook is n
 	uv run --quiet --isolated --no-project --with-requirements tests/requirements/fuzz.txt \
 		python -m tests.faults.fuzz $(FUZZ)
 
-load: $(VENV)/installed $(EMULATOR_VENV)/installed ## sixteen clients send webhooks for half a minute, amid a flood of others
+load: $(EMULATED) ## sixteen clients send webhooks for half a minute, amid a flood of others
 	$(PYTHON) -m tests.bench.load $(LOAD)
 
 format: $(VENV)/installed ## put the code into shape
@@ -94,6 +104,8 @@ clean: ## remove everything that the other targets made
 $(VENV)/installed: tests/requirements/tools.txt tests/requirements/development.txt
 	@$(PYTHON3) -c 'import sys; sys.exit("This needs Python 3.11 to 3.14, not " + sys.version.split()[0] \
 		if not (3, 11) <= sys.version_info[:2] <= (3, 14) else 0)'
+	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON3) lacks its module venv." \
+		"Install it first; on Debian and Ubuntu: apt-get install $(notdir $(PYTHON3))-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV), the development environment (about 200 MB to download) ..."
 	@$(PYTHON3) -m venv $(VENV)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements/tools.txt
@@ -106,3 +118,10 @@ $(EMULATOR_VENV)/installed: $(VENV)/installed tests/requirements/emulator.txt
 	@$(VENV)/bin/uv pip sync --quiet --python $(EMULATOR_VENV)/bin/python \
 		--require-hashes tests/requirements/emulator.txt
 	@touch $@
+
+# The layer's packages, as its own Makefile wants them: with them the demo needs no registry any more.
+$(VENV)/wheels/requirements.txt: layers/stream_downloads/requirements.txt | $(VENV)/installed
+	@rm -rf $(@D)
+	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --require-hashes --requirement $< \
+		--only-binary=:all: --implementation cp --python-version 3.13 --platform manylinux2014_aarch64 --dest $(@D)
+	@cp $< $@

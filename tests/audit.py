@@ -1,4 +1,4 @@
-"""Looks for known vulnerabilities in everything that is installed: `python -m tests.audit`.
+"""Find known vulnerabilities in all installed packages: `python -m tests.audit`.
 
 Ends with 1 if there is one. Where the advisories of PyPI cannot be had (a mirror of packages has
 none) it says so and ends with 0: whether they can is tried on a release known to be vulnerable.
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def audited(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """What pip-audit says of a requirements file, asking nobody but PyPI's advisories."""
+    """Return what pip-audit reports about a requirements file, from PyPI's advisories alone."""
     uv = ["uv", "run", "--quiet", "--isolated", "--no-project", "--with-requirements", str(AUDIT)]
     command = [*uv, "pip-audit", "--progress-spinner=off", "--disable-pip", *options]
     return subprocess.run(

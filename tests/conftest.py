@@ -1,4 +1,4 @@
-"""For every test: the functions' environment, and an end in order."""
+"""Give every test the functions' environment, and end in order."""
 
 from __future__ import annotations
 

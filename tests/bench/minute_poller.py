@@ -1,4 +1,4 @@
-"""The minute poller: what one writes instead, to compare with.
+"""Polls every minute: what one writes instead, to compare with.
 
 Every minute it creates what could not be created when the webhook came, then lists every pending
 download, the oldest first, sixteen requests at a time. It keeps to the same limit.

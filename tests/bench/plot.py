@@ -1,55 +1,61 @@
-"""The benchmark as a picture: how late, and how many requests."""
+"""Draws the delays of both pollers: the part of the downloads that is known after some seconds."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tests.bench.run import Result
-from tests.bench.workloads import Workload
-from tests.support.clock import START
+from tests.bench import report
+from tests.bench.report import Measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# A picture of a README shows a busy stack and a quiet one.
+SHOWN = ("steady", "quiet")
+COLORS = {report.SERVICE: "#0b6e4f", report.MINUTE_POLLER: "#c8553d"}
+LONGEST_SHOWN = 65.0
+STYLE: Any = {
+    "font.size": 15,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "delays",  # the same figures give the same file
+}
 
 
-def draw(file: str, results: Sequence[tuple[Workload, Result, Result]]) -> None:
+def draw(file: Path, results: Sequence[Measured]) -> None:
     """Write the picture; the suffix of the file says in which format."""
-    figure = Figure(figsize=(13, 3.4 * len(results)), layout="constrained")
-    axes = figure.subplots(len(results), 2, squeeze=False)
-    for (workload, minute_poller, service), (left, right) in zip(results, axes, strict=True):
-        title = f"{workload.kind}, window {workload.window:.0f} s"
-        for name, result in (("minute poller", minute_poller), ("stream-downloads", service)):
-            _delays(left, name, result)
-            _requests(right, name, result)
-        left.set(title=title, xlabel="delay, seconds", ylabel="downloads, %")
-        right.axhline(workload.limit, color="gray", linestyle=":", label="limit")
-        right.set(title=title, xlabel="minutes", ylabel="requests in five minutes")
-        left.set_xscale("symlog", linthresh=10)
-        left.set_xlim(left=0)
-        left.legend()
-        right.legend()
-    figure.savefig(file)
+    found = {name: [one for one in results if one.workload.name == name] for name in SHOWN}
+    panels = [runs for runs in found.values() if runs] or [list(results)]
+    with mpl.rc_context(STYLE):
+        # Its own background, so that it can be read on a dark page.
+        size = (7.5, 3.9 * len(panels))
+        figure = Figure(figsize=size, layout="constrained", facecolor="white")
+        every_axes = figure.subplots(len(panels), squeeze=False).flat
+        for axes, runs in zip(every_axes, panels, strict=True):
+            _panel(axes, runs)
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        figure.savefig(file, metadata=metadata)
 
 
-def _delays(axis: Any, name: str, result: Result) -> None:
-    delays = sorted(result.delays)
-    axis.plot(delays, [100 * (n + 1) / len(delays) for n in range(len(delays))], label=name)
-
-
-def _requests(axis: Any, name: str, result: Result) -> None:
-    """The requests of the last five minutes, at every half minute."""
-    times = sorted(call.at - START for call in result.calls)
-    window: deque[float] = deque()
-    minutes, requests = [], []
-    ends = [30.0 * n for n in range(int(times[-1] / 30) + 12)]
-    waiting = deque(times)
-    for _, end in pairwise([0.0, *ends]):
-        while waiting and waiting[0] <= end:
-            window.append(waiting.popleft())
-        while window and window[0] <= end - 300:
-            window.popleft()
-        minutes.append(end / 60)
-        requests.append(len(window))
-    axis.plot(minutes, requests, label=name)
+def _panel(axes: Axes, runs: Sequence[Measured]) -> None:
+    workload = runs[0].workload
+    rate = f"{workload.rate:g} videos a minute" if workload.rate else f"{workload.videos} at once"
+    if workload.rate and workload.rate < 1:
+        rate = f"one video in {1 / workload.rate:g} minutes"
+    axes.set_title(f"{workload.name}: {rate}", loc="left", weight="bold")
+    for name, color in COLORS.items():
+        delays = sorted(delay for one in runs for delay in one.delays[name])
+        parts = [100 * (place + 1) / len(delays) for place in range(len(delays))]
+        median = delays[len(delays) // 2]
+        axes.plot(delays, parts, color=color, linewidth=3, label=f"{name}: half by {median:.0f} s")
+    axes.set_xlim(0, LONGEST_SHOWN)
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("seconds from ready at Cloudflare to URL in the table")
+    axes.set_ylabel("% of the downloads")
+    axes.grid(color="#dddddd")
+    axes.legend(loc="lower right")

@@ -1,156 +1,82 @@
-"""What a workload shows, next to what it is to show."""
+"""Compares what was measured with the targets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from tests.bench.run import Result
 from tests.bench.workloads import Workload
 
+Numbers = Mapping[str, float | None]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One line of the comparison.
-
-    Attributes:
-        name: what was measured.
-        minute_poller: of the minute poller, None if it has no such figure.
-        service: of the service.
-        compared: the service's figure divided by what it is compared with, if it is.
-        to: what that is.
-        at_most: the target for what is compared, or for the figure itself; None if there is none.
-    """
-
-    name: str
-    minute_poller: float | None
-    service: float
-    compared: float | None = None
-    to: str = ""
-    at_most: float | None = None
-
-    @property
-    def reached(self) -> bool:
-        """Whether the target is reached, if there is one."""
-        judged = self.service if self.compared is None else self.compared
-        return self.at_most is None or judged <= self.at_most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
-    """At most so many lists a download, and seconds of delay.
-
-    Attributes:
-        of_theirs: whether these are multiples of what the minute poller has.
-    """
-
-    lists: float | None = None
-    mean: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    longest: float | None = None
-    of_theirs: bool = False
-
-
-# By kind and window.
-TARGETS = {
-    ("steady", 0.0): Targets(lists=0.55, mean=1.25, of_theirs=True),
-    ("steady", 50.0): Targets(lists=4.7, mean=4.5, p95=16.0, p99=24.0, longest=70.0),
-    ("silent", 50.0): Targets(mean=15.0, p99=60.0),
+# By workload and figure: lists and units of a download, seconds, or parts of the floor.
+AT_MOST: Mapping[str, Mapping[str, float]] = {
+    "steady": {
+        "lists": 4.5,
+        "mean": 3.2,
+        "p95": 11.0,
+        "p99": 24.0,
+        "max": 70.0,
+        "write_units": 20.0,
+        "read_units": 14.0,
+    },
+    "quiet": {"mean": 3.0, "p95": 11.0},
+    "window0": {"lists": 1.85, "mean": 36.0},
+    "fixed": {"lists": 2.24, "mean": 10.5},
+    "rate36": {"lists": 2.05, "mean": 17.6},
+    "silent": {"mean": 15.0, "p99": 60.0},
+    "stalling": {"lists": 9.0, "mean": 10.0},
+    "jumping": {"mean": 20.0},
+    "backwards": {"mean": 20.0},
+    "burst": {"mean_of_floor": 0.60, "last_of_floor": 1.85},
+    "backfill": {"mean_wait": 11_000.0},
 }
-# Of the floor: two requests each at the full limit.
-BURST_ALL_READY = 1.3
-BURST_MEAN_WAIT = 0.70
 
 
-def figures(workload: Workload, minute_poller: Result, service: Result) -> Iterator[Figure]:
-    """Everything that is measured of a workload."""
-    targets = TARGETS.get((workload.kind, workload.window), Targets())
+class Relative(NamedTuple):
+    """A target that follows from another workload of the same seeds: factor * figure + more."""
 
-    def figure(name: str, theirs: float, ours: float, at_most: float | None) -> Figure:
-        if at_most is not None and not targets.of_theirs:
-            return Figure(name=name, minute_poller=theirs, service=ours, at_most=at_most)
-        return Figure(
-            name=name,
-            minute_poller=theirs,
-            service=ours,
-            compared=ours / theirs,
-            to="theirs",
-            at_most=at_most,
-        )
-
-    yield figure("lists per download", minute_poller.lists, service.lists, targets.lists)
-    yield figure("mean delay, s", minute_poller.mean_delay, service.mean_delay, targets.mean)
-    for percent, at_most in ((50, None), (95, targets.p95), (99, targets.p99)):
-        theirs, ours = minute_poller.delay(percent), service.delay(percent)
-        yield figure(f"{percent} % delay, s", theirs, ours, at_most)
-    longest = max(minute_poller.delays), max(service.delays)
-    yield figure("longest delay, s", *longest, targets.longest)
-    if workload.rate is None:
-        yield from _of_floor(workload, minute_poller, service)
-    yield from _of_limits(workload, minute_poller, service)
-    if service.units:
-        yield from _of_dynamodb(service)
+    workload: str
+    figure: str
+    other: str
+    factor: float
+    more: float = 0.0
 
 
-def _of_floor(workload: Workload, minute_poller: Result, service: Result) -> Iterator[Figure]:
-    floor = workload.floor
-    yield Figure(
-        name=f"all ready, s (floor: {floor:.0f})",
-        minute_poller=max(minute_poller.waits),
-        service=max(service.waits),
-        compared=max(service.waits) / floor,
-        to="floor",
-        at_most=BURST_ALL_READY,
-    )
-    yield Figure(
-        name="the slowest takes by itself, s",
-        minute_poller=minute_poller.slowest,
-        service=service.slowest,
-        compared=service.slowest / floor,
-        to="floor",
-    )
-    yield Figure(
-        name="mean from webhook to URL, s",
-        minute_poller=minute_poller.mean_wait,
-        service=service.mean_wait,
-        compared=service.mean_wait / floor,
-        to="floor",
-        at_most=BURST_MEAN_WAIT,
-    )
+RELATIVE = (
+    Relative("duration", "lists", "durationless", 0.85),
+    Relative("duration", "mean", "durationless", 0.80),
+    Relative("unrelated", "lists", "fixed", 1.05),
+    Relative("unrelated", "mean", "fixed", 1.05),
+    Relative("beside", "mean", "steady", 1.0, 4.0),
+)
 
 
-def _of_limits(workload: Workload, minute_poller: Result, service: Result) -> Iterator[Figure]:
-    yield Figure(
-        name="most lists of one download",
-        minute_poller=max(minute_poller.looks.values()),
-        service=max(service.looks.values()),
-    )
-    yield Figure(
-        name="most requests in five minutes",
-        minute_poller=minute_poller.most_in_five_minutes,
-        service=service.most_in_five_minutes,
-        at_most=workload.limit,
-    )
-    yield Figure(
-        name="answers 429",
-        minute_poller=minute_poller.throttled,
-        service=service.throttled,
-        at_most=0,
-    )
-    yield Figure(
-        name="not ready in the end",
-        minute_poller=minute_poller.videos - len(minute_poller.delays),
-        service=service.videos - len(service.delays),
-        at_most=0,
-    )
+def missed(
+    measured: Mapping[Workload, Numbers], at_most: Mapping[str, Mapping[str, float]] = AT_MOST
+) -> list[str]:
+    """Return a line for each figure of the service that is above its target."""
+    by_name = {workload.name: numbers for workload, numbers in measured.items()}
+    limits = {workload.name: workload.limit for workload in measured}
+    return [
+        f"{name}: {figure} is {value:.2f}, the target is at most {target:.2f}"
+        for name, figure, target in _bounds(by_name, limits, at_most)
+        if (value := by_name[name][figure]) is not None and value > target
+    ]
 
 
-def _of_dynamodb(service: Result) -> Iterator[Figure]:
-    for table, units in zip(("downloads", "control"), service.units or (), strict=False):
-        for name, amount in (("read", units.read), ("write", units.write)):
-            yield Figure(
-                name=f"{name} units per download: {table}",
-                minute_poller=None,
-                service=amount / service.videos,
-            )
+def _bounds(
+    by_name: Mapping[str, Numbers],
+    limits: Mapping[str, int],
+    at_most: Mapping[str, Mapping[str, float]],
+) -> Iterator[tuple[str, str, float]]:
+    """Yield workload, figure and the most that it may be."""
+    for name, limit in limits.items():
+        yield name, "most_in_five_minutes", limit
+        yield name, "throttled", 0.0
+        yield name, "unfinished", 0.0
+        for figure, target in at_most.get(name, {}).items():
+            yield name, figure, target
+    for workload, figure, other, factor, more in RELATIVE:
+        if {workload, other} <= by_name.keys():
+            yield workload, figure, factor * (by_name[other][figure] or 0.0) + more

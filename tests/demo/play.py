@@ -1,4 +1,4 @@
-"""What happens in the demo, step by step."""
+"""Play the demo, step by step."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 REQUEST_LIMIT: int = template()["Parameters"]["CloudflareRequestLimit"]["Default"]
 # Seconds, from the first line on the screen.
-MUST_END_AFTER = 120.0
-LOOK_EVERY = 0.25
+MUST_END_AFTER = 180.0
+POLL_EVERY = 0.25
 EVENTS_ARRIVE_WITHIN = 10.0
 
 
 class TooSlow(RuntimeError):
-    """Something did not happen in time."""
+    """Tells what did not happen in time."""
 
 
 @dataclass
 class Ending:
-    """How it ended.
+    """Tells how the demo ended.
 
     Attributes:
         forged_answer: what a webhook with a forged signature was answered.
@@ -71,7 +71,7 @@ def play(screen: Screen, server: SimulatorServer, stack: Stack) -> Ending:
         AssertionError: a function failed.
     """
     cloudflare = server.simulator
-    subscriber = Subscriber.to(stack)
+    subscriber = Subscriber.to(stack, "ready-downloads", "Download Ready")
     stack.invoke("RegisterWebhookFunctionName", {})
     screen.say("RegisterWebhook tells Cloudflare where to send webhooks, and keeps their secret")
     ending = Ending(forged_answer=_send_forged(stack))
@@ -102,7 +102,7 @@ def play(screen: Screen, server: SimulatorServer, stack: Stack) -> Ending:
 
 @dataclass
 class Scene:
-    """What the steps share."""
+    """Plays the steps, and holds what they share."""
 
     screen: Screen
     server: SimulatorServer
@@ -113,11 +113,11 @@ class Scene:
 
     @property
     def library(self) -> Library:
-        """What was uploaded."""
+        """Return what was uploaded."""
         return self.ending.library
 
     def webhooks_arrive(self) -> None:
-        """Until each webhook that was sent has come to its end, and has left its row."""
+        """Wait until each webhook is answered, and has left its row."""
         told = {uid for uid, clip in self.library.clips() if clip.upload.webhook_delays != ()}
         coming, answers = self.library.webhooks, self.server.webhook_answers
         self.watch(
@@ -126,7 +126,7 @@ class Scene:
         )
 
     def audio_is_wanted(self) -> None:
-        """The stack makes the MP4 of every video; some audio is asked for by hand."""
+        """Request some audio by hand; the stack makes the MP4 of every video."""
         wanted = [(uid, clip) for uid, clip in self.library.clips() if clip.audio]
         for uid, _ in wanted:
             self.manage("request", uid, download_types=[AUDIO])
@@ -134,7 +134,7 @@ class Scene:
         self.screen.say(f"ManageDownloads is asked for the audio of {names}, too")
 
     def lost_webhook_is_found(self) -> None:
-        """ReconcileLibrary looks for what no webhook told of."""
+        """Invoke ReconcileLibrary, which finds the video whose webhook got lost."""
         uid = self.library.uid("webinar.mp4")
         answer = self.stack.invoke("ReconcileLibraryFunctionName", {})
         self.ending.found_after = time.time() - self.server.simulator.videos[uid].encoded_at
@@ -146,15 +146,15 @@ class Scene:
         )
 
     def downloads_become_ready(self) -> None:
-        """Until every row is ready, or has failed."""
+        """Wait until every row is ready, or has failed."""
         self.screen.say(
             "PollDownloads follows every download until its URL works. The schedule starts it every"
-            " minute; here it is also started by hand, so that nobody has to wait"
+            " minute; here it is also started by hand, to save the wait"
         )
         self.watch("the downloads", self.all_settled, self.polling.keep_running)
 
     def draft_is_deleted(self) -> None:
-        """A person wants one download gone."""
+        """Delete one download by hand."""
         self.screen.say("ManageDownloads is told to delete draft.mp4")
         key = Key(self.library.uid("draft.mp4"), DEFAULT)
         self.manage("delete", key.video_uid)
@@ -165,14 +165,14 @@ class Scene:
         )
 
     def all_settled(self, rows: Rows) -> bool:
-        """Whether nothing is under way any more."""
+        """Return True if nothing is under way any more."""
         settled = ("ready", "error")
         return all(
             key in rows and rows[key]["status"] in settled for key in self.library.downloads()
         )
 
     def manage(self, action: str, video_uid: str, **more: object) -> None:
-        """Have ManageDownloads do something."""
+        """Invoke ManageDownloads."""
         payload = {"action": action, "video_uid": video_uid, **more}
         self.stack.invoke("ManageDownloadsFunctionName", payload)
 
@@ -195,11 +195,11 @@ class Scene:
                 return
             if self.screen.seconds > MUST_END_AFTER:
                 raise TooSlow(f"{what} did not come to an end in {MUST_END_AFTER:.0f} s")
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_EVERY)
 
 
 def _send_forged(stack: Stack) -> int:
-    """The answer to a webhook that somebody else has signed."""
+    """Send a webhook signed with a foreign secret; return the status of the answer."""
     body = b"{}"
     return urllib3.request(
         "POST",
@@ -212,19 +212,20 @@ def _send_forged(stack: Stack) -> int:
 
 
 def _link_answers(library: Library, cloudflare: StreamSimulator, stack: Stack) -> int:
-    """What the link answers that ManageDownloads gives for the private video."""
+    """Return what the link answers that ManageDownloads gives for the private video."""
     payload = {"action": "link", "video_uid": library.uid("salaries.mp4")}
     return cloudflare.fetch(stack.invoke("ManageDownloadsFunctionName", payload)["url"])
 
 
 def _events_are_received(ending: Ending, subscriber: Subscriber) -> list[str]:
-    """Of each download that was ever ready an event comes: what is wrong if one does not."""
+    """Wait for an event of each download that was ever ready; return what is wrong."""
     ready = {key for key, clip in ending.library.downloads().items() if clip.ends_as != "error"}
     until = time.monotonic() + EVENTS_ARRIVE_WITHIN
-    while missing := ready - subscriber.receive():
+    while missing := ready - {subscriber.key(event) for event in subscriber.received}:
+        subscriber.receive()
         if time.monotonic() > until:
             return [f"no event came of {key}" for key in missing]
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_EVERY)
     shown = Key(ending.library.uid("interview.mp4"), DEFAULT)
     ending.event = next(event for event in subscriber.received if subscriber.key(event) == shown)
     return []

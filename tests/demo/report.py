@@ -1,4 +1,4 @@
-"""What the demo tells in the end: figures, the query of a consumer, an event as it was received."""
+"""Tell the demo's figures, show a consumer's query, and an event as it was received."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLOUDFLARES_LIMIT = 1200
 
 
 def delays(cloudflare: StreamSimulator, rows: Mapping[Key, Item]) -> list[float]:
-    """Of each ready row, the seconds from ready at Cloudflare to ready in the table."""
+    """Return for each ready row the seconds from ready at Cloudflare to ready in the table."""
     found = []
     for key, row in rows.items():
         was_ready = cloudflare.ready_at(*key)
@@ -51,7 +51,7 @@ def show_report(screen: Screen, cloudflare: StreamSimulator, stack: Stack, endin
 
 
 def summary(cloudflare: StreamSimulator, ending: Ending) -> dict[str, str]:
-    """The figures, counted at Cloudflare."""
+    """Return the figures, counted at Cloudflare."""
     statuses = Counter(row["status"] for row in ending.rows.values())
     calls = cloudflare.counts()
     creates, lists = calls["create download"], calls["list downloads"]
@@ -59,6 +59,7 @@ def summary(cloudflare: StreamSimulator, ending: Ending) -> dict[str, str]:
     late = delays(cloudflare, ending.rows)
     tour = Key(ending.library.uid("tour.mp4"), DEFAULT)
     private = ending.rows[Key(ending.library.uid("salaries.mp4"), DEFAULT)]
+    failed = ending.rows[Key(ending.library.uid("notes.pdf"), DEFAULT)]
     return {
         "Downloads": ", ".join(f"{count} {status}" for status, count in statuses.most_common()),
         "Delay": f"{statistics.fmean(late):.1f} s on average, {max(late):.1f} s at most, from ready"
@@ -71,6 +72,8 @@ def summary(cloudflare: StreamSimulator, ending: Ending) -> dict[str, str]:
         f" {ending.found_after:.0f} s after it was ready to view",
         "Repeated": f"{_webhooks(cloudflare, tour)} webhooks came for tour.mp4; creates sent for"
         f" it: {creates_by_download(cloudflare)[tour]}",
+        "Failed": f"notes.pdf, with Cloudflare's own reason {failed['error_code']}:"
+        f" {failed['error_message']}",
         "Private": f"salaries.mp4: its URL answers {cloudflare.fetch(private['url'])}; the signed"
         f" link that ManageDownloads gives for it answers {ending.link_answers}",
     }
@@ -88,15 +91,15 @@ def downloads_of(video_uid: str, stack: Stack) -> tuple[dict[str, Any], list[str
     """
     query = {
         "TableName": stack.outputs["DownloadsTableName"],
-        "KeyConditionExpression": "video_uid = :uid",
-        "ExpressionAttributeValues": {":uid": {"S": video_uid}},
+        "KeyConditionExpression": "video_uid = :v",
+        "ExpressionAttributeValues": {":v": {"S": video_uid}},
     }
     answer = stack.client("dynamodb").query(**query)
     return query, [item["url"]["S"] for item in answer["Items"] if "url" in item]
 
 
 def as_python(query: Mapping[str, Any]) -> str:
-    """The query as it was made."""
+    """Return the query as it was made, in Python."""
     arguments = "".join(f"    {name}={json.dumps(value)},\n" for name, value in query.items())
     return (
         f'answer = boto3.client("dynamodb").query(\n{arguments})\n'
@@ -105,10 +108,15 @@ def as_python(query: Mapping[str, Any]) -> str:
 
 
 def as_command(query: Mapping[str, Any]) -> str:
-    """The same query for the AWS CLI."""
+    """Return the same query for the AWS CLI."""
     options = [
-        f"--{_kebab(name)} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        part
         for name, value in query.items()
+        for part in (
+            [f"--{_kebab(name)} {shlex.quote(value)}"]
+            if isinstance(value, str)
+            else [f"--{_kebab(name)}", f"  {shlex.quote(json.dumps(value))}"]
+        )
     ]
     output = "--query 'Items[?url].[url.S]' --output text"
     return " \\\n    ".join(["aws dynamodb query", *options, output])

@@ -1,4 +1,4 @@
-"""The videos of the demo, what happens to each, and what must have become of it in the end."""
+"""Describe the demo's videos: what happens to each, and what each must come to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Item = Mapping[str, Any]
 
 
 class Key(NamedTuple):
-    """The key of a row of the downloads table."""
+    """Identifies a row of the downloads table."""
 
     video_uid: str
     download_type: str
@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One video of the demo.
+    """Describes one video of the demo.
 
     Attributes:
         upload: what is uploaded, and how long Cloudflare takes over it.
@@ -42,12 +42,12 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """The name of the file."""
+        """Return the name of the file."""
         return self.upload.name
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Which downloads it is to have."""
+        """Return the types of its downloads."""
         return (DEFAULT, AUDIO) if self.audio else (DEFAULT,)
 
 
@@ -61,7 +61,7 @@ def _clip(
     ends_as: str = "ready",
     **upload: Any,
 ) -> Clip:
-    """A clip of so many minutes, whose download takes so many seconds."""
+    """Return a clip of so many minutes, whose download takes so many seconds."""
     generation: Mapping[str, float] = {DEFAULT: seconds, AUDIO: audio_seconds or 0.0}
     described = Upload(
         name=name, duration_seconds=minutes * 60, generation_seconds=generation, **upload
@@ -76,20 +76,20 @@ CLIPS = tuple(
         (
             _clip("teaser.mp4", 0.1, 3),
             _clip("trailer.mp4", 2, 7),
-            _clip("interview.mp4", 8, 18, audio_seconds=5, note="its audio is wanted, too"),
-            _clip("podcast.mp4", 15, 24, audio_seconds=9, note="its audio is wanted, too"),
+            _clip("interview.mp4", 8, 18, audio_seconds=5, note="audio wanted, too"),
+            _clip("podcast.mp4", 15, 24, audio_seconds=9, note="audio wanted, too"),
             _clip("salaries.mp4", 4, 11, private=True, note="private"),
-            _clip("tour.mp4", 6, 15, webhook_delays=(0, 1), note="its webhook comes twice"),
-            _clip("webinar.mp4", 7, 13, webhook_delays=(), note="its webhook gets lost"),
+            _clip("tour.mp4", 6, 15, webhook_delays=(0, 1), note="webhook comes twice"),
+            _clip("webinar.mp4", 7, 13, webhook_delays=(), note="webhook gets lost"),
             _clip("holiday.mp4", 3, 9),
             _clip("lecture.mp4", 45, 28),
-            _clip("keynote.mp4", 60, 36, audio_seconds=14, note="its audio is wanted, too"),
+            _clip("keynote.mp4", 60, 36, audio_seconds=14, note="audio wanted, too"),
             _clip(
                 "notes.pdf",
                 0,
                 0,
                 error_code="ERR_NON_VIDEO",
-                note="not a video: it will fail",
+                note="not a video",
                 ends_as="error",
             ),
             _clip("draft.mp4", 1, 5, note="deleted at the end", ends_as="deleted"),
@@ -100,7 +100,7 @@ CLIPS = tuple(
 
 @dataclass(frozen=True)
 class Library:
-    """The clips as uploaded.
+    """Holds the clips as uploaded.
 
     Attributes:
         uids: the clips' identifiers, in the order of `CLIPS`.
@@ -110,34 +110,34 @@ class Library:
 
     @classmethod
     def uploaded_to(cls, cloudflare: StreamSimulator) -> Library:
-        """Upload all clips."""
+        """Upload all clips, and return them."""
         return cls([cloudflare.upload(clip.upload) for clip in CLIPS])
 
     def clips(self) -> Iterator[tuple[str, Clip]]:
-        """Each clip with its identifier."""
+        """Return each clip with its identifier."""
         return zip(self.uids, CLIPS, strict=True)
 
     def downloads(self) -> dict[Key, Clip]:
-        """Every download that is wanted."""
+        """Return every download that is wanted."""
         return {Key(uid, kind): clip for uid, clip in self.clips() for kind in clip.types}
 
     @property
     def webhooks(self) -> int:
-        """How many webhooks there are to come."""
+        """Return the number of webhooks to come."""
         return sum(
             1 if clip.upload.webhook_delays is None else len(clip.upload.webhook_delays)
             for clip in CLIPS
         )
 
     def uid(self, name: str) -> str:
-        """The identifier of the clip of that name."""
+        """Return the identifier of the clip of that name."""
         return next(uid for uid, clip in self.clips() if clip.name == name)
 
 
 def complaints(
     library: Library, cloudflare: StreamSimulator, rows: Mapping[Key, Item], limit: int
 ) -> list[str]:
-    """All that is not as it should be in the end, by what Cloudflare itself knows.
+    """Return all that is not as it should be in the end, by what Cloudflare itself knows.
 
     Args:
         library: what was uploaded.
@@ -146,7 +146,7 @@ def complaints(
         limit: the most requests that were allowed in five minutes.
     """
     wanted = library.downloads()
-    found = [f"{key} is in the table, and nobody asked for it" for key in rows.keys() - wanted]
+    found = [f"{key} is in the table and was never requested" for key in rows.keys() - wanted]
     for key, clip in wanted.items():
         wrong = _wrong_with(clip, key, rows.get(key), cloudflare)
         found += [f"{clip.name} ({key.download_type}): {text}" for text in wrong]
@@ -185,7 +185,7 @@ def _wrong_with(
 
 
 def creates_by_download(cloudflare: StreamSimulator) -> Counter[Key]:
-    """How often Cloudflare was asked to create each download."""
+    """Count the requests to create each download."""
     return Counter(
         Key(call.video_uid or "", call.download_type or "default")
         for call in cloudflare.calls

@@ -1,8 +1,9 @@
-"""What the demo shows: a live table in a terminal, plain lines anywhere else."""
+"""Show a live table in a terminal, plain lines anywhere else; end in order when interrupted."""
 
 from __future__ import annotations
 
 import io
+import signal
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows = Mapping[Key, Item]
 
-PICTURE_WIDTH = 110
+PICTURE_WIDTH = WIDE = 110
 STYLES = {
     "requested": "yellow",
     "inprogress": "cyan",
@@ -35,11 +36,27 @@ STYLES = {
 FILES = {"default": "MP4", "audio": "M4A"}
 
 
+def interrupts_end_it() -> None:
+    """Raise KeyboardInterrupt at the first Ctrl-C, SIGTERM or closed terminal, and only then.
+
+    A shell that starts a program in the background has it ignore SIGINT: this one does not.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(*_: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)  # what ends now ends within seconds
+        raise KeyboardInterrupt
+
+    for each in signals:
+        signal.signal(each, interrupt)
+
+
 class Screen:
-    """The terminal, or the file in its place.
+    """Writes to the terminal, or to the file in its place.
 
     Attributes:
-        live: whether what changes is drawn anew; if not, each change is a line.
+        live: whether what changes is drawn again; if not, each change is a line.
     """
 
     def __init__(self) -> None:
@@ -50,20 +67,25 @@ class Screen:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Return the seconds since the beginning."""
         return time.monotonic() - self._began
 
     def title(self, text: str) -> None:
-        """A heading."""
-        self.show(f"\n{text}", "bold")
+        """Write a heading."""
+        self.tell(f"\n{text}", "bold")
 
     def say(self, text: str) -> None:
-        """A line with the time."""
+        """Write a line with the time."""
         self._history.append(self._timed(text))
         self._say(text)
 
+    def tell(self, text: str, style: str = "") -> None:
+        """Write prose: a terminal gets no line longer than it is wide."""
+        self._history.append(Text(text, style))
+        self._console.print(Text(text, style), soft_wrap=not self.live)
+
     def show(self, text: str, style: str = "") -> None:
-        """Text that stays on the screen. Long lines are for the terminal to break, not for us."""
+        """Write what is copied from the screen: the terminal breaks long lines, and knows it."""
         folded = "\n".join(
             line[start : start + PICTURE_WIDTH]
             for line in text.split("\n")
@@ -73,7 +95,7 @@ class Screen:
         self._console.print(Text(text, style), soft_wrap=True)
 
     def show_pairs(self, pairs: Mapping[str, str]) -> None:
-        """Texts with their headings."""
+        """Write texts with their headings."""
         width = max(len(heading) for heading in pairs)
         grid = Table.grid(padding=(0, 2))
         for heading, text in pairs.items():
@@ -86,7 +108,7 @@ class Screen:
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:
-        """Say what is being done, while it lasts and afterwards."""
+        """Write what is being done, while it lasts and afterwards."""
         started = self.seconds
         if self.live:
             with self._console.status(text):
@@ -113,7 +135,9 @@ class Screen:
         lines = _Lines(downloads)
 
         def drawn() -> RenderableType:
-            return Padding(downloads_table(downloads, cloudflare, latest), (1, 0, 0, 0))
+            return _Fitting(
+                lambda width: downloads_table(downloads, cloudflare, latest, wide=width >= WIDE)
+            )
 
         def update(rows: Rows) -> None:
             nonlocal latest
@@ -151,6 +175,8 @@ class Screen:
 
     def _timed(self, text: str) -> Table:
         line = Table.grid(padding=(0, 2))
+        line.add_column()
+        line.add_column(overflow="fold")
         line.add_row(Text(self._clock(), style="dim"), Text(text))
         return line
 
@@ -160,14 +186,14 @@ class Screen:
 
 
 class _Lines:
-    """The downloads as plain lines: one for each change."""
+    """Tells of the downloads in plain lines: one for each change."""
 
     def __init__(self, downloads: Mapping[Key, Clip]) -> None:
         self._downloads = downloads
         self._said: dict[Key, str] = {}
 
     def changed(self, rows: Rows) -> Iterator[str]:
-        """The lines of the rows that have changed since the last time."""
+        """Return the lines of the rows that have changed since the last time."""
         for key, clip in self._downloads.items():
             row = rows.get(key)
             if row is None:
@@ -182,8 +208,18 @@ class _Lines:
                 yield text
 
 
+class _Fitting:
+    """Draws what depends on the room there is, after an empty line."""
+
+    def __init__(self, drawn: Callable[[int], RenderableType]) -> None:
+        self._drawn = drawn
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Padding(self._drawn(options.max_width), (1, 0, 0, 0))
+
+
 class Shortened:
-    """A text that is cut to the room there is: a URL in the middle, anything else at the end."""
+    """Draws a URL, cut in the middle to the room there is."""
 
     def __init__(self, text: str, style: str) -> None:
         self._text, self._style = text, style
@@ -193,45 +229,58 @@ class Shortened:
 
 
 def shortened(text: str, width: int) -> str:
-    """A text in so many characters: of a URL the beginning and the end, of others the beginning."""
+    """Return a URL in so many characters: its end says which file it is."""
     if len(text) <= width:
         return text
-    end = min(30, width * 2 // 3) if text.startswith("https://") else 0
+    end = max(min(30, width * 2 // 3), min(len("/downloads/default.mp4"), width - 1))
     return f"{text[: width - end - 1]}…{text[len(text) - end :]}"
 
 
 def downloads_table(
-    downloads: Mapping[Key, Clip], cloudflare: StreamSimulator, rows: Rows
+    downloads: Mapping[Key, Clip], cloudflare: StreamSimulator, rows: Rows, *, wide: bool
 ) -> Table:
-    """The downloads in the order of their videos: what is true, and what the table knows of it."""
-    table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="bold")
+    """Return the downloads in the order of their videos: as they are, and as the table has them.
+
+    Args:
+        downloads: what to show.
+        cloudflare: where they are made.
+        rows: the table's.
+        wide: whether there is room for what is special about each.
+    """
+    gap = 2 if wide else 1
+    table = Table(
+        box=None, padding=(0, gap, 0, 0), pad_edge=False, expand=True, header_style="bold"
+    )
     for heading in ("Video", "File", "At Cloudflare", "In the table"):
         table.add_column(heading, no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
     table.add_column("URL", ratio=1, no_wrap=True)
+    if wide:
+        table.add_column(no_wrap=True)
     for key, clip in downloads.items():
         row = rows.get(key, {"status": "no row yet"})
         style = STYLES.get(row["status"], "dim")
-        made, known = progress(cloudflare, key), row.get("percent_complete")
+        made, state = progress(cloudflare, key), row["status"]
+        if state == "inprogress":
+            state += f" {row['percent_complete']:.0f} %"
         table.add_row(
             clip.name,
             FILES[key.download_type],
             "" if made is None else ProgressBar(completed=made, width=12, complete_style="cyan"),
-            Text(row["status"], style),
-            "" if known is None else f"{known:.0f} %",
-            Shortened(outcome(row), style) if outcome(row) else Text(clip.note, "dim"),
+            Text(state, style),
+            Shortened(row.get("url", ""), style),
+            *([Text(clip.note, "dim")] if wide else []),
         )
     return table
 
 
 def progress(cloudflare: StreamSimulator, key: Key) -> float | None:
-    """How far Cloudflare is with a download, 0 to 100; None if there is none."""
+    """Return the percentage that Cloudflare has done of a download; None if there is none."""
     download = cloudflare.videos[key.video_uid].downloads.get(key.download_type)
     return download.percent(cloudflare.clock()) if download else None
 
 
 def outcome(row: Item) -> str:
-    """The URL, or why there is none and never will be."""
+    """Return the URL, or why there is none and never will be."""
     if row["status"] == "error":
         return f"{row['error_code']}: {row['error_message']}"
     return str(row.get("url", ""))

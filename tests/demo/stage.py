@@ -1,4 +1,4 @@
-"""Where the demo plays: the deployed stack, as an operator and a consumer reach it."""
+"""Set up the stage of the demo, and reach the deployed stack as an operator and a consumer do."""
 
 from __future__ import annotations
 
@@ -6,27 +6,66 @@ import json
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.demo.scenario import Item, Key
-from tests.support.deployment import Stack, client, deploy
+from tests.simulator import SimulatorServer
+from tests.support.deployment import Stack, build, client, deploy
+from tests.support.emulator import Emulator, emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from tests.simulator import SimulatorServer
+    from tests.demo.screen import Screen
 
 START_EVERY = 5.0
-EVENT = {"source": ["stream-downloads"], "detail-type": ["Download Ready"]}
 
-_client = cache(client)
 _value = TypeDeserializer().deserialize
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Holds a deployed stack with all that it runs on.
+
+    Attributes:
+        aws: the local AWS.
+        server: the simulated Cloudflare.
+        stack: the stack.
+    """
+
+    aws: Emulator
+    server: SimulatorServer
+    stack: Stack
+
+
+@contextmanager
+def set_stage(screen: Screen) -> Iterator[Stage]:
+    """Start AWS and Cloudflare, build and deploy; take everything down when the block ends.
+
+    Raises:
+        RuntimeError: any of it failed, or the block did; with the emulator's last lines.
+    """
+    with ExitStack() as stage:
+        with screen.working("Starting a local AWS and a simulated Cloudflare Stream"):
+            server = stage.enter_context(SimulatorServer())
+            # Ends before the server does, which waits for the answers to its webhooks.
+            aws = stage.enter_context(emulator())
+        try:
+            with screen.working("Building the functions and their layer: sam build"):
+                template = build(aws.directory)
+            with screen.working("Deploying template.yaml to the local AWS: sam deploy"):
+                stack = deploy_for(server, aws.url, template)
+            yield Stage(aws, server, stack)
+        except (AssertionError, BotoCoreError, ClientError, OSError, RuntimeError) as error:
+            raise RuntimeError(f"{error}\n{aws.last_lines()}") from error
+        with screen.working("Taking everything down"):
+            stage.close()
 
 
 def deploy_for(server: SimulatorServer, aws: str, template: Path) -> Stack:
@@ -52,8 +91,8 @@ def deploy_for(server: SimulatorServer, aws: str, template: Path) -> Stack:
 
 
 def rows_of(stack: Stack) -> dict[Key, Item]:
-    """Every row of the downloads table."""
-    pages = _client("dynamodb", stack.endpoint).get_paginator("scan")
+    """Return every row of the downloads table."""
+    pages = stack.client("dynamodb").get_paginator("scan")
     items = [
         {name: _value(typed) for name, typed in item.items()}
         for page in pages.paginate(TableName=stack.outputs["DownloadsTableName"])
@@ -64,7 +103,7 @@ def rows_of(stack: Stack) -> dict[Key, Item]:
 
 @dataclass
 class Poller:
-    """PollDownloads, started by hand: one run at a time."""
+    """Invokes PollDownloads by hand, one run at a time."""
 
     stack: Stack
     pool: ThreadPoolExecutor
@@ -87,7 +126,7 @@ class Poller:
 
 @contextmanager
 def poller(stack: Stack) -> Iterator[Poller]:
-    """PollDownloads, to be started by hand while the block lasts."""
+    """Yield what invokes PollDownloads by hand while the block lasts."""
     pool = ThreadPoolExecutor(1, "poll-downloads")
     try:
         yield Poller(stack, pool)
@@ -98,27 +137,29 @@ def poller(stack: Stack) -> Iterator[Poller]:
 
 @dataclass
 class Subscriber:
-    """A queue behind a rule on the stack's event bus, as another service would have it."""
+    """Receives events of the stack's bus through a rule and a queue, as another service would."""
 
     stack: Stack
+    name: str
     queue_url: str
     received: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def to(cls, stack: Stack) -> Subscriber:
-        """Make the queue and the rule."""
+    def to(cls, stack: Stack, name: str, *detail_types: str) -> Subscriber:
+        """Create the queue and the rule, both under ``name``, for events of these types."""
         events, queues = stack.client("events"), stack.client("sqs")
-        url = queues.create_queue(QueueName="ready-downloads")["QueueUrl"]
+        pattern = {"source": ["stream-downloads"], "detail-type": detail_types}
+        url = queues.create_queue(QueueName=name)["QueueUrl"]
         answer = queues.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
         bus = {"EventBusName": stack.outputs["EventBusName"]}
-        events.put_rule(Name="ready-downloads", EventPattern=json.dumps(EVENT), **bus)
+        events.put_rule(Name=name, EventPattern=json.dumps(pattern), **bus)
         target = {"Id": "queue", "Arn": answer["Attributes"]["QueueArn"]}
-        events.put_targets(Rule="ready-downloads", Targets=[target], **bus)
-        return cls(stack, url)
+        events.put_targets(Rule=name, Targets=[target], **bus)
+        return cls(stack, name, url)
 
-    def receive(self) -> set[Key]:
-        """Take out what has arrived; the downloads of which an event has come so far."""
-        queues = _client("sqs", self.stack.endpoint)
+    def receive(self) -> list[dict[str, Any]]:
+        """Take out what has arrived, and return it; `received` keeps it too."""
+        queues, before = self.stack.client("sqs"), len(self.received)
         while messages := queues.receive_message(
             QueueUrl=self.queue_url, MaxNumberOfMessages=10
         ).get("Messages"):
@@ -127,9 +168,16 @@ class Subscriber:
                 queues.delete_message(
                     QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
                 )
-        return {self.key(event) for event in self.received}
+        return self.received[before:]
+
+    def end(self) -> None:
+        """Delete the rule and the queue."""
+        events, bus = self.stack.client("events"), self.stack.outputs["EventBusName"]
+        events.remove_targets(Rule=self.name, EventBusName=bus, Ids=["queue"])
+        events.delete_rule(Name=self.name, EventBusName=bus)
+        self.stack.client("sqs").delete_queue(QueueUrl=self.queue_url)
 
     @staticmethod
     def key(event: Mapping[str, Any]) -> Key:
-        """The download that an event tells of."""
+        """Return the download that an event tells of."""
         return Key(event["detail"]["video_uid"], event["detail"]["download_type"])

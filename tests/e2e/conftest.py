@@ -1,4 +1,4 @@
-"""For end-to-end tests: the real template, built once and deployed on two emulators.
+"""Build the real template once and deploy it on two emulators, for the end-to-end tests.
 
 The plain stack lives where everything is allowed to everyone, the guarded one where a function may
 do only what its role allows. Between them they have a value for every parameter of the template.
@@ -42,20 +42,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByDeploym
 
 @pytest.fixture(scope="session")
 def plain_emulator() -> Iterator[Emulator]:
-    """An emulator that lets everyone do everything."""
+    """Yield an emulator that allows every call."""
     with emulator() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def built_template(plain_emulator: Emulator) -> Path:
-    """What ``sam build`` makes of the template."""
+    """Return the template that ``sam build`` wrote."""
     return build(plain_emulator.directory)
 
 
 @pytest.fixture(scope="session")
 def plain_stack(plain_emulator: Emulator, built_template: Path) -> Iterator[Deployed]:
-    """The stack, subscribed at its Cloudflare: one download a video, which is kept for good."""
+    """Yield the stack, subscribed at its Cloudflare: one download a video, kept for good."""
     parameters = {"PollWindowSeconds": "0"}
     with deployed_on(plain_emulator, built_template, BY_TOKEN, parameters) as deployed:
         yield deployed
@@ -64,7 +64,7 @@ def plain_stack(plain_emulator: Emulator, built_template: Path) -> Iterator[Depl
 
 @pytest.fixture(scope="session")
 def guarded_stack(built_template: Path) -> Iterator[Deployed]:
-    """The same with IAM enforced: both downloads of a video, which are kept for a day."""
+    """Yield a stack with IAM enforced: both downloads of a video, kept for a day."""
     parameters = {
         "AlarmTopicArn": ALARM_TOPIC,
         "CloudflareRequestLimit": "1000",
@@ -112,7 +112,7 @@ def pytest_runtest_makereport(
 
 
 def with_its_whole_allowance(request: pytest.FixtureRequest) -> Deployed:
-    """The stack that is asked for, as if it had sent no request for long."""
+    """Return the requested stack as if it had sent no request for five minutes."""
     deployed: Deployed = request.getfixturevalue(f"{request.param}_stack")
     deployed.pass_five_minutes()
     return deployed

@@ -1,4 +1,4 @@
-"""A deployed stack together with the Cloudflare that it talks to, as its tests handle them."""
+"""Control a deployed stack and the Cloudflare that it talks to, for the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Deployed:
     Attributes:
         stack: the stack.
         server: its Cloudflare.
-        first_secret: the signing secret as deployed, before anybody subscribed.
+        first_secret: the signing secret as deployed, before the webhook was subscribed.
         polls: the request ids of the polls that a test has asked for.
     """
 
@@ -66,7 +66,7 @@ class Deployed:
 
     @property
     def cloudflare(self) -> StreamSimulator:
-        """Its Cloudflare, without the HTTP around it."""
+        """Return its simulated Cloudflare, without the HTTP server."""
         return self.server.simulator
 
     # --- What happens at Cloudflare -----------------------------------------------------------
@@ -89,11 +89,11 @@ class Deployed:
         assert answers == [200] * times, answers
 
     def webhook_answers(self, uid: str) -> list[int]:
-        """How the webhooks of a video were answered."""
+        """Return the statuses of the answers to a video's webhooks."""
         return [status for about, status in list(self.server.webhook_answers) if about == uid]
 
     def creates(self, uid: str) -> list[str]:
-        """The downloads that Cloudflare was asked to create of a video, in order."""
+        """Return the downloads that Cloudflare was asked to create of a video, in order."""
         return [
             call.download_type or "default"
             for call in list(self.cloudflare.calls)
@@ -117,12 +117,12 @@ class Deployed:
         return answer.status
 
     def sign(self, body: bytes, *, at: float | None = None, secret: str | None = None) -> str:
-        """The signature of a body, unless told otherwise now and under the stack's own secret."""
+        """Sign a body, by default now and with the stack's own secret."""
         moment = int(time.time() if at is None else at)
         return sign(body, (secret or self.signing_secret()).encode(), moment)
 
     def signing_secret(self) -> str:
-        """The secret that the stack verifies webhooks with."""
+        """Return the secret that the stack verifies webhooks with."""
         answer = self.stack.client("secretsmanager").get_secret_value(
             SecretId=self.stack.outputs["WebhookSecretArn"]
         )
@@ -183,16 +183,16 @@ class Deployed:
     # --- What is in the tables ----------------------------------------------------------------
 
     def row(self, uid: str, kind: str = "default") -> Item:
-        """One row, with what is the service's own; nothing if there is none."""
+        """Return one row with its internal attributes; an empty one if there is none."""
         answer = self.stack.client("dynamodb").get_item(**self._key(uid, kind), ConsistentRead=True)
         return unmarshalled(answer.get("Item", {}))
 
     def status(self, uid: str, kind: str = "default") -> str | None:
-        """The status of one row."""
+        """Return the status of one row."""
         return self.row(uid, kind).get("status")
 
     def rows(self) -> dict[tuple[str, str], Item]:
-        """Every row."""
+        """Return every row."""
         pages = self.stack.client("dynamodb").get_paginator("scan")
         items = [
             unmarshalled(item)
@@ -284,7 +284,7 @@ class Deployed:
         )
 
     def restart(self, function: str) -> None:
-        """Have a function, by its name in the template, start afresh: no process of it stays."""
+        """Have a function, by its name in the template, start again: no process of it stays."""
         functions = self.stack.client("lambda")
         name = self.stack.physical_id(f"{function}Function")
         variables = functions.get_function_configuration(FunctionName=name)["Environment"]
@@ -335,14 +335,14 @@ def deployed_on(
 
 
 def unmarshalled(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item without DynamoDB's types."""
+    """Return an item without DynamoDB's types."""
     return {name: _value(typed) for name, typed in item.items()}
 
 
 def eventually(
     look: Callable[[], Found], good: Callable[[Found], object] = bool, within: float = 60.0
 ) -> Found:
-    """Look again and again until what is seen is good; what was seen.
+    """Poll until a result is good; return it.
 
     Args:
         look: gives what is to be seen.

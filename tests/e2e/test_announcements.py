@@ -1,4 +1,4 @@
-"""What a service hears that subscribes to the event bus."""
+"""Check the events that a subscriber to the event bus receives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Subscriber:
     queue_url: str
 
     def receive(self) -> list[dict[str, Any]]:
-        """The events that have come since the last time."""
+        """Return the events that have come since the last time."""
         queues, events = self.deployed.stack.client("sqs"), []
         while messages := queues.receive_message(
             QueueUrl=self.queue_url, MaxNumberOfMessages=10
@@ -38,7 +38,7 @@ class Subscriber:
         return events
 
     def next_about(self, uid: str) -> dict[str, Any]:
-        """The next event about a video."""
+        """Return the next event about a video."""
 
         def about() -> list[dict[str, Any]]:
             return [event for event in self.receive() if event["detail"]["video_uid"] == uid]
@@ -49,7 +49,7 @@ class Subscriber:
 
 @pytest.fixture
 def subscriber(either: Deployed) -> Iterator[Subscriber]:
-    """Somebody who hears all that the stack tells of MP4s."""
+    """Yield a subscriber to every event about an MP4."""
     name = f"subscriber-{uuid.uuid4()}"
     events, queues = either.stack.client("events"), either.stack.client("sqs")
     queue_url = queues.create_queue(QueueName=name)["QueueUrl"]
@@ -94,7 +94,7 @@ def test_a_deleted_download_is_announced(subscriber: Subscriber, either: Deploye
     assert "url" not in event["detail"]
 
 
-def test_percentages_wake_nobody(subscriber: Subscriber, either: Deployed) -> None:
+def test_a_percentage_is_not_announced(subscriber: Subscriber, either: Deployed) -> None:
     subscriber.next_about(either.upload_and_hear(error_code="ERR_NON_VIDEO"))
     before = announcements(either)
     uid = either.upload_and_hear(generation_seconds=1000.0)
@@ -119,7 +119,7 @@ def as_consumers_see_it(deployed: Deployed, uid: str) -> dict[str, Any]:
 
 
 def announcements(deployed: Deployed) -> int:
-    """How often AnnounceDownloads has been invoked, once nothing more is under way."""
+    """Return how often AnnounceDownloads has been invoked, once nothing more is under way."""
     group = {"logGroupName": deployed.stack.physical_id("AnnounceDownloadsLogGroup")}
     pages = deployed.stack.client("logs").get_paginator("filter_log_events")
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""The template deploys, and what comes of it is what the contract says."""
+"""Deploy the template and compare the stack with the contract."""
 
 from __future__ import annotations
 

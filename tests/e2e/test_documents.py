@@ -89,7 +89,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def uid(plain_stack: Deployed) -> str:
-    """A private video with a download that is ready, and one to delete."""
+    """Return a private video with a download that is ready, and one to delete."""
     uid = plain_stack.upload_and_hear(private=True)
     plain_stack.manage("request", uid, download_types=["audio"])
     plain_stack.poll_until("ready", uid)
@@ -100,7 +100,7 @@ def uid(plain_stack: Deployed) -> str:
 def shell(
     plain_stack: Deployed, uid: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shell]:
-    """A shell in which ``aws`` means the emulator and Cloudflare the simulator."""
+    """Yield a shell in which ``aws`` means the emulator and Cloudflare the simulator."""
     stack = plain_stack.stack
     folder = tmp_path_factory.mktemp("bin")
     real = os.environ.get("AWS_CLI")
@@ -142,7 +142,7 @@ def shell(
 
 @pytest.fixture
 def shown(plain: Deployed, shell: Shell, document: str, code: str) -> Iterator[str]:
-    """The output of a block, run on what it expects to find."""
+    """Yield the output of a block, run on what it expects to find."""
     prepare(plain.stack, code)
     yield shell.run(document, code)
     if "--request DELETE" in code:
@@ -179,7 +179,7 @@ def named(value: str) -> str:
 @pytest.mark.parametrize(("code", "document"), COMMANDS.items(), ids=named)
 @pytest.mark.usefixtures("shown")
 def test_a_command_of_the_documents_runs() -> None:
-    """The fixture has run it; it ended without an error."""
+    """Use the fixture, which has run it without an error."""
 
 
 @pytest.mark.parametrize("document", ["README.md"])

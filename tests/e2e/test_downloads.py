@@ -1,4 +1,4 @@
-"""From a signed webhook to a URL that works, and what a consumer reads of it."""
+"""Follow a download from a signed webhook to a URL that works and the row that consumers read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 @pytest.fixture
 def example(either: Deployed) -> Iterator[Deployed]:
-    """Where Cloudflare has the video of the example event in its guide, and nobody knows of it."""
+    """Let Cloudflare have the video of its guide's example event, without a row in the table."""
     either.cloudflare.videos[VIDEO_UID] = Video(
         VIDEO_UID, time.time(), Upload(generation_seconds=0.0)
     )
@@ -205,7 +205,7 @@ def test_the_status_tells_of_one_video_and_of_all(either: Deployed) -> None:
 
 @pytest.fixture(scope="module")
 def ready(plain_stack: Deployed) -> Item:
-    """A ready download, as it is in the table."""
+    """Return a ready download, as it is in the table."""
     uid = plain_stack.upload_and_hear(name="for consumers.mp4", creator="grace")
     return plain_stack.poll_until("ready", uid)
 

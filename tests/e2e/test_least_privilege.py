@@ -1,4 +1,4 @@
-"""Each function may do what it needs, and nothing more: take anything away, and it fails."""
+"""Check that each function has every permission that it needs, and no other."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def a_new_secret_is_stored(deployed: Deployed) -> None:
         deployed.register()
         assert deployed.signing_secret() == after.secret
     except AssertionError:
-        outbox.subscription = before  # what the stack does not know, nobody must sign with
+        outbox.subscription = (
+            before  # the stack does not know the new secret: nothing may be signed with it
+        )
         raise
     deployed.restart("ReceiveWebhook")  # a secret may be read again only once a minute
 
@@ -139,7 +141,7 @@ def an_end_is_announced(deployed: Deployed) -> None:
 
 
 def cold(function: str, scenario: Scenario) -> Scenario:
-    """The same with a function that has just started: it remembers no secret."""
+    """Return the same action in a cold function, which has no secret in memory."""
 
     @functools.wraps(scenario)
     def begin(deployed: Deployed) -> None:
@@ -259,7 +261,7 @@ NOTHING: Final = {"Effect": "Deny", "Action": "dynamodb:DeleteTable"}
 
 @contextmanager
 def row_that_changes_all_the_time(deployed: Deployed) -> Iterator[str]:
-    """A video that failed and is ready now, whose row has always just been written by another."""
+    """Yield a failed video that is ready now, whose row another writer keeps changing."""
     uid = deployed.upload_and_hear(error_code="ERR_NON_VIDEO")
     video = deployed.cloudflare.videos[uid]
     video.upload = replace(video.upload, error_code=None)

@@ -1,4 +1,4 @@
-"""A library of 3,000 videos, and webhooks that get lost, come twice and out of order."""
+"""Test a library of 3,000 videos, with webhooks that are lost, repeated and out of order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Library:
 
 @pytest.fixture
 def library(plain: Deployed) -> Iterator[Library]:
-    """A library that the stack knows little of."""
+    """Yield a library of which the stack has few rows."""
     calls_before = len(plain.cloudflare.calls)
     library = Library(old_library(plain), new_videos_with_bad_webhooks(plain), calls_before)
     yield library
@@ -65,7 +65,7 @@ def test_every_video_gets_its_row_and_no_request_is_too_many(
 
 
 def old_library(deployed: Deployed) -> list[str]:
-    """Videos of a month ago, one a second, of which no webhook ever told this stack."""
+    """Upload a month ago, one a second, videos without a webhook; return their ids."""
     cloudflare, uids = deployed.cloudflare, []
     now, began = cloudflare.clock, time.time() - 30 * DAY
     try:
@@ -78,7 +78,7 @@ def old_library(deployed: Deployed) -> list[str]:
 
 
 def new_videos_with_bad_webhooks(deployed: Deployed) -> list[str]:
-    """Videos of today whose webhooks have come, as far as they come at all."""
+    """Upload videos of today with unreliable webhooks, and await these; return their ids."""
     habit = unreliable(1, lost=0.3, twice=0.3, late_seconds=2.0)
     plans = [tuple(habit()) for _ in range(NEW_VIDEOS)]
     uids = [deployed.upload(webhook_delays=delays) for delays in plans]

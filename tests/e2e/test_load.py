@@ -1,4 +1,4 @@
-"""Many at once: the short version of ``make load``."""
+"""Run the short version of ``make load``."""
 
 from __future__ import annotations
 

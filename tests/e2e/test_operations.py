@@ -1,4 +1,4 @@
-"""What people ask for by hand, what Cloudflare changes by itself, and what time does to a row."""
+"""Test commands of operators, changes at Cloudflare, and the effect of time on a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def subscription(plain: Deployed) -> Iterator[None]:
-    """A subscription to meddle with; in the end it is the stack's own again."""
+    """Let a test change the subscription; restore the stack's own afterwards."""
     plain.restart("ReceiveWebhook")  # a secret may be read again only once a minute
     yield
     plain.register(force=True)
@@ -45,7 +45,7 @@ def test_a_deleted_download_stays_deleted_until_it_is_requested(either: Deployed
     assert either.creates(uid).count("default") == 2
 
 
-def test_a_type_that_nobody_set_up_is_made_on_request(plain: Deployed) -> None:
+def test_a_type_that_is_not_configured_is_made_on_request(plain: Deployed) -> None:
     uid = plain.upload_and_hear(name="talk.mp4")
     plain.manage("request", uid, download_types=["audio"])
     plain.poll_until("ready", uid, "audio")
@@ -152,9 +152,9 @@ def test_signatures_stay_good_when_cloudflare_changes_the_secret(plain: Deployed
 
 @pytest.mark.usefixtures("subscription")
 def test_a_foreign_subscription_is_taken_over_only_by_force(plain: Deployed) -> None:
-    foreign = "https://somebody.example.com/hook"
+    foreign = "https://other.example.com/hook"
     plain.cloudflare.outbox.subscribe(foreign, plain.cloudflare.clock())
-    with pytest.raises(AssertionError, match=r"webhooks to https://somebody\.example\.com"):
+    with pytest.raises(AssertionError, match=r"webhooks to https://other\.example\.com"):
         plain.register()
     assert plain.cloudflare.outbox.subscription
     assert plain.cloudflare.outbox.subscription.url == foreign

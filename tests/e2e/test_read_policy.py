@@ -1,4 +1,4 @@
-"""What ``DownloadsReadPolicyArn`` lets somebody else do, where IAM is enforced."""
+"""Check what ``DownloadsReadPolicyArn`` permits, where IAM is enforced."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DENIED: dict[str, Callable[[Any, str], object]] = {
 
 @pytest.fixture(scope="module")
 def reader(guarded_stack: Deployed) -> Any:
-    """A DynamoDB client of somebody who has nothing but the policy."""
+    """Return a DynamoDB client of a user who has this policy alone."""
     iam = guarded_stack.stack.client("iam")
     iam.create_user(UserName="reader")
     iam.attach_user_policy(

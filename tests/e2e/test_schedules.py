@@ -1,4 +1,4 @@
-"""What runs by itself really does, and nothing of it fails."""
+"""Check that the scheduled functions run and that no invocation fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A_MINUTE = 80.0
 
 @pytest.fixture
 def hourly_schedule(plain: Deployed) -> Iterator[dict[str, Any]]:
-    """ReconcileLibrary's schedule, to be changed; in the end it is as it was."""
+    """Yield ReconcileLibrary's schedule, to be changed; restore it afterwards."""
     scheduler = plain.stack.client("scheduler")
     name = plain.stack.physical_id("ReconcileLibraryFunctionRegularly").rpartition("/")[2]
     described = scheduler.get_schedule(Name=name)

@@ -1,4 +1,4 @@
-"""What other systems hear of webhooks: the recipes of ``docs/webhooks.md``, as they are written."""
+"""Run the recipes of ``docs/webhooks.md`` as they are written: other systems hear of webhooks."""
 
 from __future__ import annotations
 

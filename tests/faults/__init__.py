@@ -1,1 +1,1 @@
-"""What must not hurt: the service is killed, deceived and held up; its invariants still hold."""
+"""Kill, deceive and delay the service; its invariants have to hold."""

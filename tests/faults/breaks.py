@@ -1,4 +1,4 @@
-"""Builds that are broken on purpose: for each invariant at least one that no longer keeps it.
+"""Break the service on purpose: at least one broken build for each invariant.
 
 Each replaces a function by one that is wrong; `tests.faults.mutants` sees the tests of the faults
 notice. That proves them: a search that finds nothing means something.

@@ -1,4 +1,4 @@
-"""A week of chaos in virtual time: ten thousand videos, and three of ten requests go wrong.
+"""Run a week in virtual time: ten thousand videos, and three of ten requests fail.
 
     make chaos
     make chaos CHAOS="--videos 1000 --share 0.5 --days 2 --seed 7"
@@ -36,7 +36,7 @@ FAULTS = tuple(fault for fault in Fault if fault not in RARE) * 12 + RARE
 
 
 class Week:
-    """The videos, what happens to them, and what people want."""
+    """The videos, what happens to them, and what operators want."""
 
     def __init__(self, videos: int, share: float, days: float, seed: int) -> None:
         self.chance = random.Random(seed)  # noqa: S311
@@ -57,7 +57,7 @@ class Week:
         self.webhooks = Counter[str]()
 
     def pass_by(self) -> None:
-        """Minute by minute until the last video is there, and an hour longer."""
+        """Run minute by minute until the last video is uploaded, and an hour longer."""
         minutes = 0
         while self.stage.clock() < self.ends + 3600.0:
             self.minute()
@@ -70,7 +70,7 @@ class Week:
                 self.say_how_far()
 
     def minute(self) -> None:
-        """What happens within a minute."""
+        """Run one minute."""
         while self.uploads and self.uploads[0] <= self.stage.clock():
             del self.uploads[0]
             self.stage.simulator.upload(self.any_upload())
@@ -95,7 +95,7 @@ class Week:
         self.stage.clock.sleep(60 - self.stage.clock() % 60)
 
     def strike(self) -> None:
-        """Now and then the bus fails, or a function is killed in the middle of what it does."""
+        """Let the bus fail now and then, and kill a function in the middle of its work."""
         assert self.stage.events
         fails = self.chance.random() < 0.05
         self.stage.events.failure = refusal("InternalException") if fails else None
@@ -107,7 +107,7 @@ class Week:
             self.stage.plan = Plan(name, self.chance.randrange(60), self.chance.choice(DEADLY))
 
     def by_hand(self) -> None:
-        """Somebody deletes or requests something, at Cloudflare or here."""
+        """Delete or request a download now and then, at Cloudflare or by command."""
         rows = list(self.stage.downloads.rows.values())
         row = self.chance.choice(rows)
         if row.video_uid not in self.stage.simulator.videos:
@@ -126,12 +126,12 @@ class Week:
                 self.stage.manage(action="status", video_uid=row.video_uid)
 
     def command(self, action: str, uid: str, kind: DownloadType) -> None:
-        """Whoever gets no answer sends it again."""
+        """Send a command until it is answered."""
         while not self.stage.manage(action=action, video_uid=uid, download_types=[kind]):
             pass
 
     def any_upload(self) -> Upload:
-        """A video like those of a real library, and now and then one that is not."""
+        """Return a video like those of a real library, and now and then an odd one."""
         chance = self.chance
         return Upload(
             encode_seconds=chance.choice([0.0, 30.0]),
@@ -146,7 +146,7 @@ class Week:
         )
 
     def say_how_far(self) -> None:
-        """One line a day."""
+        """Print one line a day."""
         rows = Counter(row.status.value for row in self.stage.downloads.rows.values())
         print(f"  day {(self.stage.clock() - 1.8e9) / 86_400:.0f}: {dict(rows)}", flush=True)
 
@@ -183,7 +183,7 @@ def main() -> int:
         "most requests in five minutes": f"{stage.invariants.most_requests} of {stage.limit}",
         "URLs refused": round(stage.metrics["UrlsRefused"]),
         "requests per download": round(len(stage.simulator.calls) / len(stage.downloads.rows), 2),
-        "ended in error by false answers, mended by retry": ended_by_lies,
+        "ended in error by false answers, fixed by retry": ended_by_lies,
         "lost, or wrong": len(wrong),
         "seconds": round(time.monotonic() - began),
     }

@@ -1,4 +1,4 @@
-"""For the tests of faults: no network, and the number of crash points said at the end."""
+"""Block the network for the fault tests, and report the number of crash points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each download has to end, by nothing but what is true at Cloudflare and was asked by hand."""
+"""Decide how each download has to end, from the state of Cloudflare and the commands alone."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ NOT_RECORDED = None
 
 
 def fates(upload: Upload, kind: DownloadType) -> set[Status | None]:
-    """How a download of this video may end, if nobody deletes it."""
+    """Return the possible ends of a download of this video, if no command deletes it."""
     wanted = META_DOWNLOADS.get(str(upload.downloads), BOTH)
     return ends(upload, kind) | (set() if kind in wanted else {NOT_RECORDED})  # or by hand
 
 
 def ends(upload: Upload, kind: DownloadType) -> set[Status | None]:
-    """How a download of this video may end that somebody wants."""
+    """Return the possible ends of a download of this video that is wanted."""
     if upload.error_code:
-        return {Status.ERROR, NOT_RECORDED}  # if its webhook was lost, nobody misses it
+        return {Status.ERROR, NOT_RECORDED}  # if its webhook was lost, it has no row
     fails = upload.failing_creates.get(kind, 0) > len(RECREATE_PAUSES)
     if fails:
         return {Status.ERROR, Status.READY}  # by hand it can be tried more often
@@ -36,11 +36,11 @@ def ends(upload: Upload, kind: DownloadType) -> set[Status | None]:
 
 
 def wrong_ends(stage: Stage, deleted: Collection[Key]) -> Iterator[str]:
-    """Which downloads did not end as they should.
+    """Yield a line for each download that ended in another state than it should.
 
     Args:
         stage: where it all happened.
-        deleted: what somebody wanted deleted, and not back.
+        deleted: what was deleted by command, and not requested again.
     """
     for uid, video in stage.simulator.videos.items():
         rows = {row.download_type: row for row in stage.downloads.of_video(uid)}

@@ -1,4 +1,4 @@
-"""A long search for an input that the webhook's code does not refuse in its own words.
+"""Search for an input that the webhook's code neither accepts nor refuses with a typed error.
 
     make fuzz                          ten minutes
     make fuzz FUZZ=-max_total_time=60  or as long as libFuzzer is told
@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["stream_downloads"]):
 
 
 def try_one(data: bytes) -> None:
-    """Nothing but the typed refusals may come out of any of the three steps."""
+    """Fail if any of the three steps raises anything but its typed refusal."""
     given = atheris.FuzzedDataProvider(data)
     what = given.ConsumeIntInRange(0, 4)
     if what == 0:
@@ -58,7 +58,7 @@ def try_one(data: bytes) -> None:
 
 
 def any_value(given: Any) -> object:
-    """Something that JSON can say."""
+    """Return a value of any JSON type."""
     match given.ConsumeIntInRange(0, 5):
         case 0:
             return given.ConsumeInt(16)

@@ -1,4 +1,4 @@
-"""What must be true after every step, whatever went wrong: the eleven invariants.
+"""Check the eleven invariants after every step, whatever failed.
 
 `Invariants` hears of every answer of Cloudflare, every version of every row, every line of the
 log and every end of an invocation, and keeps what broke a rule. It trusts nothing that the service
@@ -47,7 +47,7 @@ MOVES: dict[tuple[Status | None, Status], Collection[str]] = {
 ENDS = (Status.READY, Status.ERROR, Status.DELETED)
 
 # The longest time for which a row with something to do may lie: the grace of a missing video, by a
-# clock that is five minutes fast; and the look at a ready download after a week.
+# clock that is five minutes fast; and the poll of a ready download after a week.
 WAITS_AT_MOST = 4_000.0
 UPKEEP_WAITS_AT_MOST = 8 * 86_400.0
 
@@ -60,7 +60,7 @@ REFUSALS = frozenset({400, 401, 403, 404, 429})
 
 @dataclass(slots=True)
 class Leave:
-    """Whether a download may be created, by what Cloudflare was asked and answered so far."""
+    """The permission to create a download, by the requests and answers so far."""
 
     given: bool = True
     creates: int = 0
@@ -95,7 +95,7 @@ class Invariants:
     # --- what Cloudflare hears and says -------------------------------------------------------
 
     def answered(self, call: Call, response: Response) -> None:
-        """A request reached Cloudflare, or would have."""
+        """Check a request that was sent to Cloudflare."""
         self._count(call)
         if call.video_uid is None:
             return
@@ -109,7 +109,7 @@ class Invariants:
                 self._deleted(call)
 
     def _count(self, call: Call) -> None:
-        """7. In any rolling five minutes no more than the limit; none before blocked until."""
+        """Check invariant 7: no more than the limit in five minutes, none at a closed gate."""
         sent = self._sent
         sent.append(call.at)
         if len(sent) > 1 and sent[-2] > call.at:  # a batch is sent side by side, one was slow
@@ -124,18 +124,18 @@ class Invariants:
                 self.breaks(7, f"{call.name} {until - call.at:.1f} s before the gate opens")
 
     def gate_closed(self, until: float) -> None:
-        """Some function wrote down that all are to stay away."""
+        """Remember that a function closed the gate."""
         now = self.clock()
         self._blocks = [block for block in self._blocks if block[1] > now - WINDOW]
         self._blocks.append((now, until))
 
     def throttled(self, until: float, blocked_until: float) -> None:
-        """A function heard a 429 that asks for silence until then, and has come to its end."""
+        """Check invariant 7 after a function that got a 429: the gate is closed until then."""
         if blocked_until < until:
             self.breaks(7, f"a 429 until {until:.1f} did not close the gate")
 
     def _created(self, call: Call, key: tuple[str, str], leave: Leave) -> None:
-        """5. After a create comes a list, a delete, or a refusal, before there is another."""
+        """Check invariant 5: between two creates comes a list, a delete or a refusal."""
         leave.creates += 1
         if not leave.given:
             self.breaks(5, f"{key} was created again without a look")
@@ -170,7 +170,7 @@ class Invariants:
     # --- what is written ----------------------------------------------------------------------
 
     def wrote(self, actor: str, before: Download | None, after: Download) -> None:
-        """A row was written."""
+        """Check a row that was written."""
         name = f"{after.video_uid}/{after.download_type}"
         self._moved(actor, before, after, name)
         self._published(before, after, name)
@@ -178,7 +178,7 @@ class Invariants:
         self.said(json.dumps(to_item(after)))
 
     def _moved(self, actor: str, before: Download | None, after: Download, name: str) -> None:
-        """6. States never go back."""
+        """Check invariant 6: states never go back."""
         was = before.status if before else NEW
         actor = actor.partition(" ")[0]
         if was != after.status and actor not in MOVES.get((was, after.status), ()):
@@ -190,7 +190,7 @@ class Invariants:
             self.breaks(6, f"{actor} opened {name}, which had ended: {before.error_code}")
 
     def _published(self, before: Download | None, after: Download, name: str) -> None:
-        """4. What is published was ready in an earlier list, on one of Cloudflare's hosts."""
+        """Check invariant 4: a published URL was ready in an earlier list, on Cloudflare's host."""
         if (after.status is Status.READY) != (after.url is not None):
             self.breaks(4, f"{name} is {after.status} with the url {after.url}")
         if after.url is None or (before and before.url == after.url):
@@ -201,11 +201,11 @@ class Invariants:
             self.breaks(4, f"{name} was published, and no list has said ready: {after.url}")
 
     def _is_whole(self, row: Download, name: str) -> None:
-        """2. Each row ends ready, deleted or in error with a reason, or is still due."""
+        """Check invariant 2: a row is ready, deleted, in error with a reason, or still due."""
         if (row.step is None) != (row.due_at is None):
             self.breaks(2, f"{name}: step {row.step}, due at {row.due_at}")
         if row.step is None and row.status not in ENDS:
-            self.breaks(2, f"{name} is {row.status}, and nobody will act")
+            self.breaks(2, f"{name} is {row.status}, and no step is left")
         wait = UPKEEP_WAITS_AT_MOST if row.status is Status.READY else WAITS_AT_MOST
         if row.due_at is not None and row.due_at > self.clock() + wait:
             self.breaks(2, f"{name} lies for {row.due_at - self.clock():.0f} s")
@@ -217,7 +217,7 @@ class Invariants:
     # --- what is said -------------------------------------------------------------------------
 
     def said(self, text: str) -> None:
-        """9. No secret in a log line, an exception, an event or a row."""
+        """Check invariant 9: no secret is in a log line, an exception, an event or a row."""
         for secret in self.secrets:
             if secret in text:
                 self.breaks(9, f"a secret is shown: {text[:200]}")
@@ -225,14 +225,14 @@ class Invariants:
             self.breaks(9, f"what looks like a secret is shown: {text[:200]}")
 
     def sent_to(self, url: str, base_url: str) -> None:
-        """9. The token goes to the API's host alone."""
+        """Check invariant 9: the token goes to the API's host alone."""
         if not url.startswith(base_url + "/"):
             self.breaks(9, f"the token went to {url[:60]}")
 
     # --- how it ends --------------------------------------------------------------------------
 
     def answered_webhook(self, status: int, lacking: Iterable[str]) -> None:
-        """1. A 200 means that the intent is durable: ``lacking`` are the types without a row.
+        """Check invariant 1: after a 200 no type is ``lacking`` its row.
 
         With ``VideoEvents`` it also means that the bus has the webhook, or else ``event`` lacks.
         """
@@ -240,7 +240,7 @@ class Invariants:
             self.breaks(1, f"200, and there is no {missing}")
 
     def ended(self, what: str, seconds: float, at_most: float) -> None:
-        """11. Nothing outlives its deadline."""
+        """Check invariant 11: nothing outlives its deadline."""
         if seconds > at_most:
             self.breaks(11, f"{what} took {seconds:.1f} s of {at_most:.1f}")
 
@@ -254,14 +254,14 @@ class Invariants:
 
 
 def retry_after_of(headers: Mapping[str, str]) -> float:
-    """How long a 429 asks everyone to stay away, within 1 to 900 s, and 300 s if it does not."""
+    """Return the seconds for which a 429 closes the gate: 1 to 900, and 300 if it says none."""
     said = headers.get("retry-after", "")
     seconds = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 300.0
     return min(900.0, max(1.0, seconds))
 
 
 def _downloads_in(response: Response) -> dict[str, dict[str, object]] | None:
-    """The downloads that a list's answer names; None if it is no such answer."""
+    """Return the downloads in the answer to a list; None if it is no valid answer."""
     is_json = response.headers.get("content-type") == "application/json"
     # What drips comes whole while a test holds the clock.
     comes = response.wire in (Wire.WHOLE, Wire.SLOW_BODY)

@@ -1,4 +1,4 @@
-"""A function's sandbox of which every I/O call can be counted, cut short or held up."""
+"""Run a function in a sandbox that counts, cuts short or delays each I/O call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 
 class Blow(StrEnum):
-    """What can happen to one I/O call."""
+    """A failure of one I/O call."""
 
     KILLED_BEFORE = "killed before it"
     KILLED_AFTER = "killed after it"
@@ -54,6 +54,7 @@ class Sandbox:
         plan: the blow that falls on one of its calls.
         pause: called before each I/O call with the sandbox and the call's name.
         calls: the names of the I/O calls so far.
+        first_calls: the numbers of those that were the first of an invocation.
         throttled_until: until when the last 429 that came through wants silence.
     """
 
@@ -69,6 +70,7 @@ class Sandbox:
         self.plan = plan
         self.pause = pause
         self.calls: list[str] = []
+        self.first_calls: set[int] = set()
         self.alive = True
         self.throttled_until: float | None = None
 
@@ -97,9 +99,13 @@ class Sandbox:
         raise _failure(name, blow)
 
 
-def possible_blows(name: str) -> Iterator[Blow]:
-    """What is tried on an I/O call of that name."""
-    yield from DEADLY
+def possible_blows(name: str, *, first: bool) -> Iterator[Blow]:
+    """Yield what is tried on an I/O call of that name.
+
+    A process that is killed before a call is one that is killed after the call before: what it did
+    in between is gone with it. So only the first call of an invocation needs both.
+    """
+    yield from DEADLY if first else (Blow.KILLED_AFTER,)
     yield Blow.NOT_SENT  # of a table and of a secret: refused, or throttled
     if name.startswith("Cloudflare"):
         yield Blow.ANSWER_LOST_UNDONE
@@ -109,7 +115,7 @@ def possible_blows(name: str) -> Iterator[Blow]:
 
 
 def _failure(name: str, blow: Blow) -> Exception:
-    """What the library raises."""
+    """Return the error that the library would raise."""
     if not name.startswith("Cloudflare"):
         if blow is Blow.NOT_SENT:
             said = {"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}
@@ -124,7 +130,7 @@ class Gated:
     """A table or a client of which every call is an I/O call of a sandbox."""
 
     def __init__(self, sandbox: Sandbox, name: str, inner: Any, actors: list[str]) -> None:
-        """``actors``: where the sandbox's name stands while it does something."""
+        """Take ``actors``, the list that holds the sandbox's name during each call."""
         self._sandbox = sandbox
         self._name = name
         self._inner = inner
@@ -155,13 +161,13 @@ class _Worker:
 
 
 class Turns:
-    """Several things at once, one I/O call at a time, in an order that somebody chooses.
+    """Several things at once, one I/O call at a time, in the order of ``choose``.
 
     Each runs in a thread of its own, and only one of the threads ever runs.
     """
 
     def __init__(self, choose: Callable[[int], int]) -> None:
-        """``choose``: of so many, the number of the one that goes on."""
+        """Take ``choose``, which returns the number of the next of so many workers."""
         self._choose = choose
         self._mine = threading.local()
         self._given_back = threading.Semaphore(0)
@@ -177,7 +183,7 @@ class Turns:
             workers = [worker for worker in workers if not worker.is_done]
 
     def pause(self, _sandbox: Sandbox, _call: str) -> None:
-        """Before each I/O call: whose turn is it?"""
+        """Wait, before each I/O call, for this worker's turn."""
         if (worker := getattr(self._mine, "worker", None)) is not None:
             self._given_back.release()
             worker.turn.acquire()
@@ -195,7 +201,7 @@ class Turns:
 def at_the_same_time(
     clock: VirtualClock,
 ) -> Callable[[Callable[[Sequence[Download]], Outcome], Sequence[Sequence[Download]]], Any]:
-    """``map`` of which all calls begin at the same time; the slowest makes the end."""
+    """Return a ``map`` whose calls all begin at the same time and end with the slowest."""
 
     def in_parallel(do: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
         began, ended, outcomes = clock.now, clock.now, []

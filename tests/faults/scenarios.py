@@ -1,4 +1,4 @@
-"""Scenarios of which every I/O call is spoiled in turn."""
+"""List the scenarios of which every I/O call is spoiled in turn."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Scenario:
 
 
 def nothing(_stage: Stage) -> None:
-    """Nothing happened before."""
+    """Prepare nothing."""
 
 
 def webhook(stage: Stage) -> list[Webhook]:
-    """A video becomes ready."""
+    """Upload a video and deliver its webhook."""
     stage.simulator.upload(generation_seconds=40)
     return deliver(stage)
 
 
 def redelivery_during_a_create(stage: Stage) -> list[Webhook]:
-    """While Cloudflare makes the first download, it sends the same webhook again."""
+    """Deliver the same webhook again while the first create is under way."""
     stage.simulator.upload(generation_seconds=40)
     (sent,) = stage.simulator.due_webhooks()
     stage.pause = once(lambda call: call.startswith("Cloudflare POST"), "receive", stage, sent)
@@ -67,7 +67,7 @@ def once(
 
 
 def videos_in_every_step(stage: Stage) -> None:
-    """Three videos: two downloads to be listed, two to be created, one of each."""
+    """Upload three videos: two downloads to be listed, two to be created, one of each."""
     stage.simulator.upload(generation_seconds={"default": 20, "audio": 100})
     deliver(stage)
     stage.simulator.upload(webhook_delays=())
@@ -78,7 +78,7 @@ def videos_in_every_step(stage: Stage) -> None:
 
 
 def poll(stage: Stage) -> list[Webhook]:
-    """Two runs of the poller, a minute apart."""
+    """Run the poller twice, a minute apart."""
     for _ in range(2):
         stage.poll()
         stage.clock.sleep(60)
@@ -86,39 +86,39 @@ def poll(stage: Stage) -> list[Webhook]:
 
 
 def poll_with_a_window(stage: Stage) -> list[Webhook]:
-    """One run that follows what falls due."""
+    """Run the poller once, with a window."""
     stage.poll(window=15)
     return []
 
 
 def videos_to_create(stage: Stage) -> None:
-    """Three videos of which no webhook came."""
+    """Upload three videos without a webhook, and reconcile."""
     for _ in range(3):
         stage.simulator.upload(webhook_delays=())
     stage.reconcile()
 
 
 def poll_into_a_429(stage: Stage) -> list[Webhook]:
-    """The third request is answered 429, and so are those sent with it."""
+    """Poll while the third request, and those sent with it, are answered 429."""
     stage.simulator.faults.script(Fault.THROTTLED, skip=2, times=4)
     return poll(stage)
 
 
 def webhook_into_a_429(stage: Stage) -> list[Webhook]:
-    """The second create is answered 429, by a page, and so without a time."""
+    """Deliver a webhook whose second create is answered by a 429 page without a time."""
     stage.simulator.faults.script(Fault.THROTTLED_HTML, calls=("create download",), skip=1)
     return webhook(stage)
 
 
 def download_that_fails(stage: Stage) -> None:
-    """Cloudflare could not make the download."""
+    """Let Cloudflare fail to make a download."""
     stage.simulator.upload(failing_creates={"default": 1}, generation_seconds=20)
     deliver(stage)
     stage.clock.sleep(40)
 
 
 def retry(stage: Stage) -> list[Webhook]:
-    """The failure is seen, the download deleted, and created again."""
+    """Poll until the failed download is deleted and created again."""
     for _ in range(4):
         stage.poll()
         stage.clock.sleep(45)
@@ -126,7 +126,7 @@ def retry(stage: Stage) -> list[Webhook]:
 
 
 def ready_downloads(stage: Stage) -> None:
-    """A video of which both downloads are ready."""
+    """Make both downloads of a video ready."""
     stage.simulator.upload()
     deliver(stage)
     stage.clock.sleep(60)
@@ -134,7 +134,7 @@ def ready_downloads(stage: Stage) -> None:
 
 
 def delete(stage: Stage) -> list[Webhook]:
-    """Somebody wants both deleted, again if no answer comes; then the webhook comes once more."""
+    """Delete both by command, until it is answered; then repeat the webhook."""
     (uid,) = stage.simulator.videos
     while stage.manage(action="delete", video_uid=uid) is None:
         pass
@@ -144,7 +144,7 @@ def delete(stage: Stage) -> list[Webhook]:
 
 
 def delete_and_request(stage: Stage) -> list[Webhook]:
-    """Somebody wants them deleted and, before it is done, back."""
+    """Delete both by command and request them again before that is done."""
     (uid,) = stage.simulator.videos
     while stage.manage(action="delete", video_uid=uid) is None:
         pass
@@ -155,13 +155,13 @@ def delete_and_request(stage: Stage) -> list[Webhook]:
 
 
 def retention_is_over(stage: Stage) -> list[Webhook]:
-    """The end of retention comes."""
+    """Poll after the end of retention."""
     stage.clock.sleep(86_400)
     return poll(stage)
 
 
 def download_that_vanished(stage: Stage) -> None:
-    """Somebody deleted the MP4 in Cloudflare's dashboard, and a week has passed."""
+    """Delete the MP4 at Cloudflare and let a week pass."""
     ready_downloads(stage)
     (uid,) = stage.simulator.videos
     stage.simulator.drop_download(uid, "default")
@@ -169,7 +169,7 @@ def download_that_vanished(stage: Stage) -> None:
 
 
 def drift(stage: Stage) -> list[Webhook]:
-    """It is missed, looked for again after the grace, and requested."""
+    """Poll until the missing MP4 is requested again, after the grace."""
     for _ in range(4):
         stage.poll()
         stage.clock.sleep(61)
@@ -177,7 +177,7 @@ def drift(stage: Stage) -> list[Webhook]:
 
 
 def library_without_webhooks(stage: Stage) -> None:
-    """Three videos of which no webhook came, one of them with one row."""
+    """Upload three videos without a webhook, one of them with one row."""
     for _ in range(3):
         stage.simulator.upload(webhook_delays=())
     uid = next(iter(stage.simulator.videos))
@@ -185,7 +185,7 @@ def library_without_webhooks(stage: Stage) -> None:
 
 
 def reconcile(stage: Stage) -> list[Webhook]:
-    """One run with a backfill, and the next hourly one."""
+    """Reconcile with a backfill, and an hour later without."""
     stage.reconcile(since=stage.clock() - 86_400)
     stage.clock.sleep(130)
     stage.reconcile()
@@ -193,7 +193,7 @@ def reconcile(stage: Stage) -> list[Webhook]:
 
 
 def backfill_begun(stage: Stage) -> None:
-    """Three videos too old for the hourly look, and a backfill whose first run had no time."""
+    """Upload three videos too old for the hourly run, and begin a backfill without time."""
     for _ in range(3):
         stage.simulator.upload(webhook_delays=())
     stage.clock.sleep(3 * 86_400)
@@ -201,14 +201,14 @@ def backfill_begun(stage: Stage) -> None:
 
 
 def backfill(stage: Stage) -> list[Webhook]:
-    """The next hourly run takes the backfill up."""
+    """Continue the backfill with the next hourly run."""
     stage.clock.sleep(3600)
     stage.reconcile()
     return []
 
 
 def signing_secret_rotates(stage: Stage) -> list[Webhook]:
-    """Cloudflare signs with a new secret: registered anew, and a webhook before and after."""
+    """Rotate the signing secret and register again, with a webhook before and after."""
     ready_downloads(stage)
     stage.simulator.upload()
     on_its_way = stage.simulator.due_webhooks()
@@ -219,7 +219,7 @@ def signing_secret_rotates(stage: Stage) -> list[Webhook]:
 
 
 def the_secret_of_the_owner_rotates(stage: Stage) -> list[Webhook]:
-    """The owner passes requests on: one from before, and one right after the secret is stored."""
+    """Let the owner pass requests on: one from before, and one right after the secret is stored."""
     stage.be_guest()
     stage.simulator.upload()
     on_its_way = stage.simulator.due_webhooks()
@@ -230,7 +230,7 @@ def the_secret_of_the_owner_rotates(stage: Stage) -> list[Webhook]:
 
 
 def videos_that_say_what_they_want(stage: Stage) -> None:
-    """A stack without webhooks, and videos that want other downloads than all."""
+    """Prepare a stack without webhooks, and videos that want other downloads than all."""
     stage.reconcile()
     for said in ("none", "default,audio"):
         stage.simulator.upload(webhook_delays=(), downloads=said)
@@ -238,7 +238,7 @@ def videos_that_say_what_they_want(stage: Stage) -> None:
 
 
 def reconcile_every_minute(stage: Stage) -> list[Webhook]:
-    """Two runs a minute apart."""
+    """Reconcile twice, a minute apart."""
     for _ in range(2):
         stage.reconcile()
         stage.clock.sleep(60)
@@ -246,7 +246,7 @@ def reconcile_every_minute(stage: Stage) -> list[Webhook]:
 
 
 def api_token_rotates(stage: Stage) -> list[Webhook]:
-    """The token is revoked while functions are warm."""
+    """Rotate the API token while functions are warm."""
     ready_downloads(stage)
     stage.simulator.upload()
     stage.rotate_api_token()
@@ -257,12 +257,12 @@ def api_token_rotates(stage: Stage) -> list[Webhook]:
 
 
 def deliver(stage: Stage) -> list[Webhook]:
-    """Send the webhooks that are due; those without a 200."""
+    """Send the webhooks that are due; return those without a 200."""
     return receive_all(stage, stage.simulator.due_webhooks())
 
 
 def receive_all(stage: Stage, webhooks: list[Webhook]) -> list[Webhook]:
-    """Receive each; those without a 200."""
+    """Receive each webhook; return those without a 200."""
     return [sent for sent in webhooks if stage.receive(sent) != 200]
 
 

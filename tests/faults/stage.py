@@ -1,4 +1,4 @@
-"""One stack and one Cloudflare in virtual time, watched: every call, every row, every line."""
+"""Run a stack and a Cloudflare in virtual time, and observe every call, row and log line."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FORESEEN = (
 
 
 class WatchedDownloads(MemoryDownloads):
-    """The table; somebody hears of every version of every row."""
+    """The table, which reports every version of every row."""
 
     def __init__(self, heard: Callable[[Download | None, Download], None]) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class WatchedDownloads(MemoryDownloads):
 
 
 class WatchedControl(MemoryControl):
-    """The control table; somebody hears when the gate is closed."""
+    """The control table, which reports when the gate is closed."""
 
     blocked_until = 0.0
 
@@ -103,7 +103,7 @@ class WatchedControl(MemoryControl):
         self._heard = heard
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """As `MemoryControl.write`."""
+        """Do as `MemoryControl.write`."""
         written = super().write(name, value, version)
         if written and name == Budget.NAME and value["blocked_until"] > self.blocked_until:
             self.blocked_until = value["blocked_until"]
@@ -112,12 +112,12 @@ class WatchedControl(MemoryControl):
 
 
 class WatchedSimulator(StreamSimulator):
-    """Cloudflare; somebody hears of every answer."""
+    """Cloudflare, which reports every answer."""
 
     heard: Callable[[Response], None]
 
     def handle(self, request: Request) -> Response:
-        """As `StreamSimulator.handle`."""
+        """Do as `StreamSimulator.handle`."""
         response = super().handle(request)
         self.heard(response)
         return response
@@ -133,7 +133,7 @@ class GatedPool(InProcessPool):
         self._sandbox = sandbox
 
     def request(self, method: str, url: str, **options: Any) -> urllib3.HTTPResponse:  # type: ignore[override]
-        """As `InProcessPool.request`."""
+        """Do as `InProcessPool.request`."""
         self._invariants.sent_to(url, BASE_URL)
         send = partial(super().request, method, url, **options)
         answer = self._sandbox.io(f"Cloudflare {method} {call_of(url)}", send)
@@ -149,7 +149,7 @@ class LambdaService:
         self.claims: list[str] = []
 
     def start_poller(self, claim: str) -> None:
-        """As `stream_downloads.services.waker.start_poller`."""
+        """Do as `stream_downloads.services.waker.start_poller`."""
         self.claims.append(claim)
 
 
@@ -230,11 +230,11 @@ class Stage:
         self.register(Registration.GUEST)
 
     def rotate_signing_secret(self) -> None:
-        """Cloudflare signs with another secret from now on."""
+        """Let Cloudflare sign with another secret from now on."""
         self.invariants.secrets.add(self.simulator.outbox.rotate_secret(self.clock()).secret)
 
     def rotate_api_token(self) -> None:
-        """The token is revoked; a new one lies in Secrets Manager."""
+        """Revoke the token and store a new one in Secrets Manager."""
         token = f"token-{self.chance.getrandbits(64):x}"
         self.simulator.settings.api_token = token
         self.invariants.secrets.add(token)
@@ -249,7 +249,7 @@ class Stage:
     # --- the functions ------------------------------------------------------------------------
 
     def function(self, name: str) -> Function:
-        """The warm function of that name, or a cold one."""
+        """Return the warm function of that name, or a cold one."""
         if name not in self.functions:
             skew = self.skew if name.startswith("poll") else 0.0
             plan = self.plan if self.plan and self.plan.sandbox == name else None
@@ -287,7 +287,7 @@ class Stage:
         return Function(sandbox, service, secrets_manager, signing_secrets, bus, Known())
 
     def receive(self, webhook: Webhook, name: str = "receive") -> int | None:
-        """Deliver one webhook; the status of the answer, None if none came."""
+        """Deliver one webhook; return the status of the answer, None if none came."""
         event = function_url_event(webhook.body, webhook.headers)
         signed_with = webhook.headers["Webhook-Signature"].rpartition("sig1=")[2]
         self.invariants.secrets.add(signed_with)
@@ -306,14 +306,14 @@ class Stage:
         return status
 
     def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
-        """Whatever comes over HTTP: status and body of the answer, None if none came."""
+        """Deliver any HTTP event; return status and body of the answer, None if none came."""
         answer = self._invoke(
             "receive", RECEIVE_SECONDS, lambda function: _receive(function, event)
         )
         return (answer["statusCode"], answer["body"]) if answer else None
 
     def receive_forged(self, webhook: Webhook, header: str) -> None:
-        """8. What is not authentic leads to no write and to no request, and is answered 403."""
+        """Check invariant 8: a forged webhook is answered 403, without a write or a request."""
         event = function_url_event(webhook.body, {"webhook-signature": header})
         before = self._traces()
         answer = self._invoke(
@@ -341,7 +341,7 @@ class Stage:
         )
 
     def reconcile(self, since: float | None = None, seconds: float = RECONCILE_SECONDS) -> None:
-        """One reconciliation; ``seconds`` is the time that it has."""
+        """Reconcile once, within ``seconds``."""
         ends_at = self.clock() + seconds
         self._invoke(
             "reconcile",
@@ -362,7 +362,7 @@ class Stage:
             self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
-        """One command; its answer, None if none came."""
+        """Carry out a command; return its answer, None if none came."""
         parsed: Any = commands.command(command)
         return self._invoke(
             "manage",
@@ -380,7 +380,7 @@ class Stage:
         self._invoke("register", MANAGE_SECONDS, run)
 
     def at_once(self, choose: Callable[[int], int], *works: Callable[[], object]) -> None:
-        """Do several things at the same instant, in every detail as somebody chooses."""
+        """Do several things at the same instant, their I/O calls in the order of ``choose``."""
         turns = Turns(choose)
         self.functions.clear()  # each in a new sandbox, which takes turns
         self.pause, self.clock.stands_still = turns.pause, True
@@ -396,6 +396,7 @@ class Stage:
     ) -> Result | None:
         """Run a function once, as Lambda does: what it says is a log, how it fails is too."""
         function = self.function(name)
+        function.sandbox.first_calls.add(len(function.sandbox.calls))
         began, result = self.clock(), None
         try:
             with self.overheard():
@@ -412,15 +413,15 @@ class Stage:
         return result
 
     def _heed(self, sandbox: Sandbox) -> None:
-        """7. A 429 that was heard has closed the gate, unless the control table failed."""
+        """Check invariant 7: a 429 has closed the gate, unless the control table failed."""
         if sandbox.alive and sandbox.throttled_until is not None and not sandbox.plan:
             self.invariants.throttled(sandbox.throttled_until, self.control.blocked_until)
         sandbox.throttled_until = None
 
     @contextmanager
     def overheard(self) -> Iterator[None]:
-        """What is logged and what is measured meanwhile goes through the judge's hands."""
-        if self._output is not None:  # somebody listens already
+        """Check all that is logged and measured within the block."""
+        if self._output is not None:  # it is overheard already
             yield
             return
         self._output = io.StringIO()
@@ -459,7 +460,7 @@ class Stage:
     # --- the end ------------------------------------------------------------------------------
 
     def recover(self, *, days: float = 3.0, again: list[Webhook] | None = None) -> None:
-        """Faults are over: minute by minute until nothing is left to do.
+        """Stop all faults and run minute by minute until nothing is left to do.
 
         Args:
             days: by when everything has to be at its end.
@@ -488,7 +489,7 @@ class Stage:
             self.clock.sleep(1.0)
 
     def _next_due(self, upkeep_until: float) -> Download | None:
-        """The row that is due next; one that is ready only if it is by then."""
+        """Return the row that is due next; one that is ready only if it is by then."""
         first = [
             row
             for queue in QUEUES
@@ -501,7 +502,7 @@ class Stage:
 
 
 def call_of(url: str) -> str:
-    """What of the API a URL names, whatever the video."""
+    """Return the API path of a URL without the video's id."""
     path = url.partition("/stream")[2].partition("?")[0]
     parts = [part if len(part) < 32 else "{uid}" for part in path.split("/")]
     return "/".join(parts) or "/"

@@ -1,4 +1,4 @@
-"""The webhook's bad inputs through the whole function: the answer, what is left behind, the log."""
+"""Send bad webhooks through the whole function: check answer, tables and log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.test_video import NOT_READABLE
 
 
 def example_stage() -> Stage:
-    """The stack at the time of the examples, with their secret."""
+    """Return the stack at the time of the examples, with their secret."""
     stage = Stage()
     stage.clock.now = EXAMPLE_TIME
     stage.secrets_manager.store(SIGNING_SECRET, {"webhook_secret": EXAMPLE_SECRET.decode()})

@@ -1,4 +1,4 @@
-"""Each fault of the catalogue on each request, and each rule that no scenario alone would show."""
+"""Test each fault on each request, and each rule that no single scenario shows."""
 
 from __future__ import annotations
 

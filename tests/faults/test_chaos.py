@@ -1,4 +1,4 @@
-"""Everything at once: webhooks, polls, faults, deletes and time, in any order."""
+"""Mix webhooks, polls, faults, deletes and time in any order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHANCE = st.integers(0, 10**6)
 
 
 class Chaos(RuleBasedStateMachine):
-    """What can happen; after each step every invariant holds, and in the end all is well."""
+    """A machine of random events: every invariant holds after each, and all ends well."""
 
     @initialize(
         limit=st.sampled_from([20, 60, 600]),
@@ -81,7 +81,7 @@ class Chaos(RuleBasedStateMachine):
         self.collect()
 
     def collect(self) -> None:
-        """What Cloudflare has sent lies in the mail until it arrives, in any order."""
+        """Put the webhooks that Cloudflare sends into the mail, to arrive in any order."""
         self.mail += self.stage.simulator.due_webhooks()
 
     @rule(faults=st.lists(st.sampled_from(Fault), min_size=1, max_size=3))
@@ -177,7 +177,7 @@ class Chaos(RuleBasedStateMachine):
 
     @precondition(lambda self: self.stage.simulator.videos)
     @rule(which=CHANCE, types=st.sampled_from([BOTH[:1], BOTH[1:], BOTH]))
-    def somebody_deletes(self, which: int, types: tuple[DownloadType, ...]) -> None:
+    def an_operator_deletes(self, which: int, types: tuple[DownloadType, ...]) -> None:
         uid = self.any_video(which)
         there = {row.download_type for row in self.stage.downloads.of_video(uid)}
         self.deleted |= {(uid, kind) for kind in types if kind in there}
@@ -186,17 +186,17 @@ class Chaos(RuleBasedStateMachine):
 
     @precondition(lambda self: self.stage.simulator.videos)
     @rule(which=CHANCE, types=st.sampled_from([BOTH[:1], BOTH[1:], BOTH]))
-    def somebody_requests(self, which: int, types: tuple[DownloadType, ...]) -> None:
+    def an_operator_requests(self, which: int, types: tuple[DownloadType, ...]) -> None:
         uid = self.any_video(which)
         self.deleted -= {(uid, kind) for kind in types}
         self.command("request", uid, types)
 
     @rule()
-    def somebody_retries_everything(self) -> None:
+    def an_operator_retries_everything(self) -> None:
         self.stage.manage(action="retry")
 
     def command(self, action: str, uid: str, types: tuple[DownloadType, ...]) -> None:
-        """Whoever gets no answer sends it again."""
+        """Send a command until it is answered."""
         while not self.stage.manage(action=action, video_uid=uid, download_types=list(types)):
             pass
 
@@ -212,7 +212,7 @@ class Chaos(RuleBasedStateMachine):
             self.stage.invariants.check()
 
     def teardown(self) -> None:
-        """Faults stop, time passes: everything ends as it should, whatever happened before."""
+        """Stop all faults, let time pass, and check that every download ended as it should."""
         if not hasattr(self, "stage"):
             return
         self.stage.recover(days=5)

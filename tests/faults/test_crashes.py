@@ -1,4 +1,4 @@
-"""Every I/O call of every scenario is spoiled in turn, and nothing is lost or done twice."""
+"""Spoil every I/O call of every scenario in turn: nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def test_whatever_happens_to_any_call_every_invariant_holds(
 
 
 def every_plan(scenario: Scenario) -> Iterator[Plan]:
-    """What can go wrong with each call of an undisturbed run."""
+    """Yield each blow on each call of an undisturbed run."""
     stage = Stage(**scenario.stage)  # type: ignore[arg-type]
     scenario.prepare(stage)
     before = calls_of(stage)
     scenario.act(stage)
     stage.invariants.check()
     for sandbox, calls in calls_of(stage).items():
+        first_calls = stage.functions[sandbox].sandbox.first_calls
         for number in range(len(before.get(sandbox, ())), len(calls)):
-            for blow in possible_blows(calls[number]):
+            for blow in possible_blows(calls[number], first=number in first_calls):
                 if blow in scenario.only:
                     yield Plan(sandbox, number, blow)
 
@@ -44,7 +45,7 @@ def calls_of(stage: Stage) -> dict[str, list[str]]:
 
 
 def tried(scenario: Scenario, plan: Plan) -> list[str]:
-    """What goes wrong if this does, whether or not Cloudflare sends a webhook again."""
+    """Return the failures after this blow, with and without a repeated webhook."""
     failures = []
     for sends_again in (True, False):
         stage = Stage(plan=plan, **scenario.stage)  # type: ignore[arg-type]
@@ -61,7 +62,7 @@ def tried(scenario: Scenario, plan: Plan) -> list[str]:
 
 
 def wrong_ends(stage: Stage, wanted: Status) -> Iterator[str]:
-    """Which downloads did not end as they should, or cost more creates than they may."""
+    """Yield a line for each download that ended wrongly or cost too many creates."""
     for uid in stage.simulator.videos:
         rows = {row.download_type: row for row in stage.downloads.of_video(uid)}
         says_none = stage.simulator.videos[uid].upload.downloads == "none"

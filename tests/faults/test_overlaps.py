@@ -1,4 +1,4 @@
-"""Two functions at once: one runs whole between any two I/O calls of the other."""
+"""Run one function between any two I/O calls of another."""
 
 from __future__ import annotations
 

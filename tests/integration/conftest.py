@@ -1,4 +1,4 @@
-"""For integration tests: the template's tables and secrets, by moto. Only loopback is reachable."""
+"""Make the template's tables and secrets with moto. Only loopback is reachable."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import boto3
 import pytest
 import pytest_socket
 from moto import mock_aws
+from moto.dynamodb.models import dynamodb_backends
+from moto.secretsmanager.models import secretsmanager_backends
 
 from stream_downloads.adapters.secrets import ApiCredentials
 from stream_downloads.adapters.shared_state import Budget, ControlTable
@@ -28,52 +30,63 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 API_TOKEN = "an-api-token"
+MOTOS_ACCOUNT = "123456789012"
 WEBHOOK_SECRET = "a-signing-secret"
 
 
-@pytest.fixture(autouse=True)
-def aws() -> Iterator[None]:
-    """An AWS account of the test's own, with what the template makes before its functions."""
-    pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[None]:
+    """Put moto in place of AWS once: that takes longer than most tests."""
     with mock_aws():
-        for table in ("DownloadsTable", "ControlTable"):
-            _client("dynamodb").create_table(**table_schema(table))
-        _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
-        _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
         yield
+
+
+@pytest.fixture(autouse=True)
+def aws(_moto: None) -> None:
+    """Give the test its own AWS account, with the template's tables and secrets."""
+    pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
+    tables = dynamodb_backends[MOTOS_ACCOUNT]["us-east-1"].tables
+    for schema in (table_schema("DownloadsTable"), table_schema("ControlTable")):
+        if table := tables.get(schema["TableName"]):
+            table.items.clear()
+        else:  # not made yet, or a test has deleted it
+            _client("dynamodb").create_table(**schema)
+    secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].secrets.clear()
+    _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
+    _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
 
 
 @pytest.fixture
 def dynamodb() -> DynamoDBClient:
-    """A client for the tables, to look and to meddle."""
+    """Return a client for the tables."""
     client: DynamoDBClient = _client("dynamodb")
     return client
 
 
 @pytest.fixture
 def secretsmanager() -> SecretsManagerClient:
-    """A client for the secrets, to look and to rotate."""
+    """Return a client for the secrets."""
     client: SecretsManagerClient = _client("secretsmanager")
     return client
 
 
 @pytest.fixture
 def simulator() -> StreamSimulator:
-    """A Cloudflare that knows the account and the token of the stack."""
+    """Return a Cloudflare that knows the account and the token of the stack."""
     account_id = REFERENCES["CloudflareAccountId"]
     return StreamSimulator(settings=Settings(account_id=account_id, api_token=API_TOKEN))
 
 
 @pytest.fixture
 def budget() -> Budget:
-    """The shared request limit."""
+    """Return the shared request limit."""
     control = ControlTable(_client("dynamodb"), os.environ["CONTROL_TABLE_NAME"])
     return Budget(control, int(os.environ["CLOUDFLARE_REQUEST_LIMIT"]))
 
 
 @pytest.fixture
 def service(simulator: StreamSimulator, budget: Budget) -> Service:
-    """The service as deployed, but for the connection to Cloudflare."""
+    """Return the service as deployed, but for the connection to Cloudflare."""
     deployed = Service.from_environment()
     credentials = ApiCredentials(_client("secretsmanager"), os.environ["CLOUDFLARE_SECRET_ARN"])
     stream = StreamClient(

@@ -47,7 +47,7 @@ CHECKS = [
 
 @pytest.fixture
 def world() -> World:
-    """A stack that has been running, and has just polled and reconciled."""
+    """Return a stack that has been running, and has just polled and reconciled."""
     world = World()
     Run(world.service, lambda: 600.0, map).reconcile(48 * 3600, None)
     world.poll()
@@ -89,7 +89,7 @@ def another_subscribes(world: World) -> None:
     world.simulator.outbox.subscribe(FOREIGN, world.clock())
 
 
-def nobody_is_subscribed(world: World) -> None:
+def no_receiver_is_subscribed(world: World) -> None:
     world.simulator.outbox.subscription = None
 
 
@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], list[str], str, str]] = {
         "Stream: Edit",
     ),
     "no subscription": (
-        nobody_is_subscribed,
+        no_receiver_is_subscribed,
         ["subscription"],
         "to nobody. The reconciliation finds new videos, every 60 minutes.",
         "Invoke RegisterWebhook with {}. Or deploy with ReconcileMinutes from 1 to 5",
@@ -378,7 +378,7 @@ DENIED = "AccessDeniedException"
         ('{"api_token": "t\\n"}', None, None, "line break", 'Store {"api_token": "…"}'),
     ],
 )
-def test_credentials_that_cannot_be_used_are_read_afresh_and_explained(
+def test_credentials_that_cannot_be_used_are_read_again_and_explained(
     world: World, stored: str | None, code: str | None, message: str, detail: str, fix: str
 ) -> None:
     secrets: Any = SecretsManager()

@@ -1,4 +1,4 @@
-"""The Stream client over real sockets: connections, limits that hold, and faults of the wire."""
+"""Test the Stream client over real sockets: connections, time limits, faults of the wire."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def aws() -> None:
-    """Nothing of AWS is needed here, and nothing but loopback can be reached."""
+    """Allow loopback alone; no test here needs AWS."""
     pytest_socket.socket_allow_hosts(["127.0.0.1"])
 
 
@@ -272,7 +272,7 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_a_port_where_nobody_listens_is_reported_as_not_sent(listener: socket.socket) -> None:
+def test_a_closed_port_is_reported_as_not_sent(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     assert not unreached(f"http://127.0.0.1:{port}").ambiguous
@@ -343,7 +343,7 @@ def test_a_host_that_never_answers_the_handshake_is_reported_as_not_sent(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1, with its key, that nobody has signed."""
+    """Return a self-signed certificate for 127.0.0.1, with its key."""
     path = tmp_path / "certificate.pem"
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     name = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
@@ -359,7 +359,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secure(server: SimulatorServer, certificate: Path) -> SimulatorServer:
-    """The simulator behind TLS."""
+    """Return the simulator behind TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     listener = server._http.socket
@@ -377,7 +377,7 @@ def secure_client(server: SimulatorServer) -> StreamClient:
     )
 
 
-def test_a_certificate_that_nobody_vouches_for_is_reported_as_not_sent(
+def test_a_self_signed_certificate_is_reported_as_not_sent(
     secure: SimulatorServer,
 ) -> None:
     with pytest.raises(NotReached, match="CERTIFICATE_VERIFY_FAILED") as caught:

@@ -1,4 +1,4 @@
-"""The control table: the same tests on DynamoDB, as the template has it, and in memory."""
+"""Test the control table on DynamoDB, as the template has it, and in memory."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def control(request: pytest.FixtureRequest, dynamodb: DynamoDBClient) -> Control
     return ControlTable(dynamodb, TABLE)
 
 
-def said(record: Record) -> tuple[dict[str, Any], int]:
-    return record.value, record.version
+def said(record: Record) -> dict[str, Any]:
+    return {"value": record.value, "version": record.version}
 
 
 def test_a_record_that_was_never_written_is_empty(control: Control) -> None:
-    assert said(control.read("budget")) == ({}, 0)
+    assert said(control.read("budget")) == {"value": {}, "version": 0}
 
 
 def test_a_record_is_read_as_it_was_written(control: Control) -> None:
     value = {"n": 1, "half": 0.5, "none": None, "deep": {"list": [1, "é"]}}
     assert control.write("budget", value, 0)
-    assert said(control.read("budget")) == (value, 1)
-    assert said(control.read("lease")) == ({}, 0)
+    assert said(control.read("budget")) == {"value": value, "version": 1}
+    assert said(control.read("lease")) == {"value": {}, "version": 0}
 
 
 @pytest.mark.parametrize("version", [0, 1, 3])
@@ -48,7 +48,7 @@ def test_a_record_that_changed_since_it_was_read_is_not_overwritten(
     control.write("budget", {"n": 1}, 0)
     control.write("budget", {"n": 2}, 1)
     assert not control.write("budget", {"n": 3}, version)
-    assert said(control.read("budget")) == ({"n": 2}, 2)
+    assert said(control.read("budget")) == {"value": {"n": 2}, "version": 2}
 
 
 def test_the_time_is_in_whole_seconds_and_about_now(control: Control) -> None:

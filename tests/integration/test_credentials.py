@@ -1,4 +1,4 @@
-"""Secrets by moto: the shapes of real answers, of Secrets Manager's own errors above all."""
+"""Test the secrets against moto, with the real shapes of Secrets Manager's errors."""
 
 from __future__ import annotations
 

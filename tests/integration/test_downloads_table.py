@@ -1,4 +1,4 @@
-"""The downloads table: the same tests on DynamoDB, as the template has it, and in memory."""
+"""Test the downloads table on DynamoDB, as the template has it, and in memory."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def downloads(request: pytest.FixtureRequest, table: DownloadsTable) -> Download
 
 
 def put(dynamodb: DynamoDBClient, row: Download, **attributes: Any) -> None:
-    """Write an item past the service, as a person in the console would."""
+    """Write an item past the service, as an operator in the console would."""
     dynamodb.put_item(TableName=TABLE, Item=to_item(row) | attributes)
 
 
@@ -333,7 +333,7 @@ def test_a_foreign_download_type_is_left_out(
 def test_what_others_add_to_an_item_does_not_disturb(
     dynamodb: DynamoDBClient, table: DownloadsTable
 ) -> None:
-    put(dynamodb, requested(), note={"S": "look at this one"}, _of_the_future={"BOOL": True})
+    put(dynamodb, requested(), note={"S": "a consumer's own"}, _of_the_future={"BOOL": True})
     assert table.get(UID, DEFAULT) == requested()
 
 

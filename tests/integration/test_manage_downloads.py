@@ -1,4 +1,4 @@
-"""What a person asks for by hand: request, delete, retry, status, link."""
+"""Test the commands of operators: request, delete, retry, status, link."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def follow(world: World, minutes: int = 3) -> None:
 
 
 def ready_video(world: World, **details: Any) -> str:
-    """A video whose MP4 is ready."""
+    """Return a video whose MP4 is ready."""
     uid = world.simulator.upload(**details)
     world.deliver_webhooks()
     follow(world)

@@ -1,7 +1,7 @@
-"""What the service counts in a life with every kind of trouble, and who looks at it.
+"""Compare the metrics that the code writes with alarms, dashboard and queries.
 
 The metrics are read from the lines that the code prints, as CloudWatch reads them: an alarm, a
-widget or a saved query about something that nobody writes fails here.
+widget or a saved query about something that is never written fails here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STACK = environment()["POWERTOOLS_SERVICE_NAME"]
 
 
 class Series(NamedTuple):
-    """What CloudWatch knows a metric by."""
+    """The identity of a metric in CloudWatch."""
 
     namespace: str
     name: str
@@ -47,7 +47,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Written:
-    """What was printed: the values of each metric, and the fields of the lines."""
+    """The printed output: the values of each metric, and the fields of the lines."""
 
     metrics: dict[Series, list[float]] = field(default_factory=lambda: defaultdict(list))
     fields: set[str] = field(default_factory=set)
@@ -64,14 +64,14 @@ class Written:
                         self.metrics[series] += line[metric["Name"]]
 
     def total(self, metric: Metric, **dimensions: str) -> float:
-        """The sum of a metric's values."""
+        """Return the sum of a metric's values."""
         named = frozenset({"service": STACK, **dimensions}.items())
         return sum(self.metrics.get(Series("StreamDownloads", metric, named), ()))
 
 
 @contextmanager
 def recording() -> Iterator[Written]:
-    """What is printed while the block lasts is in its result afterwards."""
+    """Yield the output of the block, complete after its end."""
     written, output = Written(), io.StringIO()
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(output):
         observability.flush()
@@ -112,7 +112,7 @@ def upload(world: World, **details: Any) -> str:
 
 
 def drop_downloads(world: World, uid: str) -> None:
-    """Somebody deletes them in Cloudflare's dashboard; a week later that is found out."""
+    """Delete downloads at Cloudflare and let a week pass until that is found."""
     world.simulator.drop_download(uid, DownloadType.DEFAULT)
     world.clock.sleep(8 * DAY)
     poll(world, 5)
@@ -133,7 +133,7 @@ def fail_a_request(world: World, fault: Fault, call: str) -> None:
 
 @pytest.fixture(scope="module")
 def written() -> Written:
-    """What the code prints when all that it counts has happened."""
+    """Return the output of the code after every counted event has happened."""
     world = World()
     with recording() as written:
         reconcile(world)
@@ -310,7 +310,7 @@ def test_a_type_that_is_wanted_only_since_then_was_missed_by_no_webhook() -> Non
     assert len(world.downloads.rows) == 2
 
 
-# --- Who looks at it --------------------------------------------------------------------------
+# --- Where they are used ----------------------------------------------------------------------
 
 
 def alarms() -> dict[str, dict[str, Any]]:
@@ -322,7 +322,7 @@ def alarms() -> dict[str, dict[str, Any]]:
 
 
 def dashboard() -> list[Any]:
-    """The dashboard's metrics, as CloudWatch gets them."""
+    """Return the dashboard's metrics, as CloudWatch gets them."""
     body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
     body = body.replace("${AWS::StackName}", STACK)
     return [
@@ -333,7 +333,7 @@ def dashboard() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", alarms())
-def test_an_alarm_looks_at_what_is_written(name: str, written: Written) -> None:
+def test_an_alarm_watches_what_is_written(name: str, written: Written) -> None:
     alarm = alarms()[name]
     dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
     if not alarm["Namespace"].startswith("AWS/"):

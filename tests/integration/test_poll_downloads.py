@@ -1,4 +1,4 @@
-"""PollDownloads with the template's tables by moto and the simulator in the same process."""
+"""Test PollDownloads with moto's tables and the simulator in the same process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
 
 @pytest.fixture(autouse=True)
 def deployed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function of this service, one pass at a time."""
+    """Let the handler use this service, one pass at a time."""
     monkeypatch.setattr(app, "SERVICE", service)
     monkeypatch.setattr(app, "WINDOW", 0.0)
 

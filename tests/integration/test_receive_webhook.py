@@ -1,4 +1,4 @@
-"""ReceiveWebhook as the contract has it: its answer, what it writes, what it asks of Cloudflare."""
+"""Test ReceiveWebhook by its contract: answers, writes, requests to Cloudflare."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECRET_ARN = REFERENCES["WebhookSecret.Id"]
 def deployed(
     service: Service, secretsmanager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The function of this service."""
+    """Let the handler use this service."""
     use(monkeypatch, service)
     monkeypatch.setattr(app, "SECRETS", SigningSecrets(secretsmanager, SECRET_ARN))
 
@@ -55,7 +55,7 @@ def send(event: dict[str, Any]) -> int:
 
 
 def webhook(body: bytes | dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    """A good webhook, just signed; ``options`` as for `signed_event`."""
+    """Return a good webhook, just signed; ``options`` as for `signed_event`."""
     details: dict[str, Any] = {"secret": WEBHOOK_SECRET.encode(), "now": int(time.time())}
     details |= options
     return signed_event(video_event() if body is None else body, **details)
@@ -78,7 +78,7 @@ def row_of(service: Service, uid: str) -> Download:
 
 @pytest.fixture
 def video(simulator: StreamSimulator) -> str:
-    """A video that is ready at Cloudflare."""
+    """Return a video that is ready at Cloudflare."""
     return simulator.upload(webhook_delays=())
 
 
@@ -280,7 +280,7 @@ def test_a_flood_is_logged_once_a_minute_for_each_reason_and_always_counted(
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> Events:
-    """A bus that every webhook is passed on to."""
+    """Return a bus that every webhook is passed on to."""
     events = Events()
     monkeypatch.setattr(app, "BUS", events.bus())
     return events

@@ -1,4 +1,4 @@
-"""The simulator as a server: its webhooks, its door for tests, and its life as a process."""
+"""Test the simulator as a server: webhooks, test API, and its life as a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def aws() -> None:
-    """Nothing of AWS is needed here, and nothing but loopback can be reached."""
+    """Allow loopback alone; no test here needs AWS."""
     pytest_socket.socket_allow_hosts(["127.0.0.1"])
 
 
@@ -36,14 +36,14 @@ def server() -> Iterator[SimulatorServer]:
 
 
 def enter(door_url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """What the door answers: the status and the JSON."""
+    """Return the status and the JSON of the test API's answer."""
     content = None if body is None else json.dumps(body).encode()
     answer = urllib3.request(method, door_url + path, body=content, timeout=5.0, retries=False)
     return answer.status, answer.json()
 
 
 class Receiver:
-    """Somebody who subscribed: keeps the webhooks that come."""
+    """A subscriber, which keeps the webhooks that come."""
 
     def __init__(self) -> None:
         self.events: list[tuple[dict[str, str], bytes]] = []
@@ -85,7 +85,7 @@ def test_a_webhook_is_sent_when_it_is_due(server: SimulatorServer, receiver: Rec
     assert headers["Webhook-Signature"].startswith("time=")
 
 
-def test_a_webhook_that_nobody_takes_is_not_sent_again(server: SimulatorServer) -> None:
+def test_a_webhook_that_is_not_taken_is_not_sent_again(server: SimulatorServer) -> None:
     server.simulator.outbox.subscribe("http://127.0.0.1:9/", 0)
     uid = server.simulator.upload()
     while not server.webhook_answers:
@@ -126,12 +126,30 @@ def test_the_door_sets_faults_and_settings(server: SimulatorServer) -> None:
     assert settings.answer_shape == "flat"
 
 
+def test_the_door_throttles_for_a_while(server: SimulatorServer) -> None:
+    url = f"{server.base_url}/accounts/{server.simulator.settings.account_id}/stream"
+    assert enter(server.door_url, "POST", "/throttle", {"seconds": 20}) == (200, {})
+    answer = urllib3.request("GET", url, retries=False)
+    assert answer.status == 429
+    assert answer.headers["retry-after"] == "20"
+    assert enter(server.door_url, "POST", "/throttle", {"seconds": 0}) == (200, {})
+    assert urllib3.request("GET", url, retries=False).status == 401
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
         ("GET", "/nothing", None),
         ("POST", "/videos", {"colour": "red"}),
         ("POST", "/videos", []),
+        ("POST", "/videos", "talk.mp4"),
+        ("POST", "/videos", {"encode_seconds": "soon"}),
+        ("POST", "/videos", {"generation_seconds": "soon"}),
+        ("POST", "/videos", {"progress": "brisk"}),
+        ("POST", "/videos", {"claims": "paused"}),
+        ("POST", "/videos", {"webhook_delays": ["soon"]}),
+        ("POST", "/throttle", {"seconds": -1}),
+        ("POST", "/throttle", {"seconds": float("inf")}),
         ("DELETE", "/videos/unknown", None),
         ("POST", "/faults", {"faults": ["boredom"]}),
         ("PUT", "/settings", {"colour": "red"}),
@@ -143,6 +161,7 @@ def test_the_door_says_what_is_wrong_with_a_request(
     status, answer = enter(server.door_url, method, path, body)
     assert status == 400
     assert answer["error"]
+    assert enter(server.door_url, "GET", "/state")[1]["videos"] == {}
 
 
 @pytest.fixture

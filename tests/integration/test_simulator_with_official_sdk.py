@@ -1,4 +1,4 @@
-"""Cloudflare's own Python SDK, unchanged, against the simulator: that keeps it honest."""
+"""Test the simulator with Cloudflare's own Python SDK."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def aws() -> None:
-    """Nothing of AWS is needed here, and nothing but loopback can be reached."""
+    """Allow loopback alone; no test here needs AWS."""
     pytest_socket.socket_allow_hosts(["127.0.0.1"])
 
 
@@ -110,12 +110,14 @@ def test_the_sdk_lists_videos_by_time_and_state(
 def test_the_sdk_reads_a_video(
     sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
 ) -> None:
-    uid = simulator.upload(duration_seconds=5.5, private=True, creator="somebody", live_input="abc")
+    uid = simulator.upload(
+        duration_seconds=5.5, private=True, creator="a-creator", live_input="abc"
+    )
     video = sdk.stream.get(uid, **account)
     assert video
     assert video.uid == uid
     assert video.duration == 5.5
-    assert video.creator == "somebody"
+    assert video.creator == "a-creator"
     assert video.require_signed_urls is True
     assert video.live_input == "abc"
     assert video.status

@@ -1,4 +1,4 @@
-"""A Cloudflare Stream to run against: in memory, in place of a connection pool, or over HTTP."""
+"""Simulate Cloudflare Stream: in memory, in place of a connection pool, or over HTTP."""
 
 from tests.simulator.core import API_PATH, Call, Settings, StreamSimulator
 from tests.simulator.faults import Fault, Faults

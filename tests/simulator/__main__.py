@@ -1,4 +1,4 @@
-"""The simulator as a process: `python -m tests.simulator --port 0` prints where it is, as JSON."""
+"""Run the simulator: `python -m tests.simulator --port 0` prints its address, as JSON."""
 
 from __future__ import annotations
 

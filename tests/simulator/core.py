@@ -1,4 +1,4 @@
-"""A Cloudflare Stream in memory: requests in, answers out, and only the clock moves it."""
+"""Simulate Cloudflare Stream in memory: answer requests, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UPLOAD_PATH = "/upload"
 
 @dataclass
 class Settings:
-    """Who may ask, and how this Cloudflare behaves where the documents leave it open.
+    """The account, and the behaviour that Cloudflare's documents leave open.
 
     ``answer_shape``: one download alone, or one per type, as the answer to a create.
     ``nothing_created``: what listing no downloads, or deleting one that was not created, answers.
@@ -134,6 +134,17 @@ class StreamSimulator:
         with self._lock:
             self.limiter.take(self.clock(), requests)
 
+    def throttle(self, seconds: float) -> None:
+        """Answer every request with 429 for so long, as if the limit had been passed; 0 ends it.
+
+        Raises:
+            ValueError: it is not a time from 0 to 3600 seconds.
+        """
+        if not 0 <= seconds <= 3600:
+            raise ValueError("seconds has to be from 0 to 3600")
+        with self._lock:
+            self.limiter.blocked_until = self.clock() + seconds
+
     def due_webhooks(self) -> list[Webhook]:
         """Take out the webhooks to be sent now."""
         with self._lock:
@@ -147,25 +158,25 @@ class StreamSimulator:
 
     @property
     def next_webhook_at(self) -> float | None:
-        """When there will be a webhook to send; None if none waits."""
+        """Return the time of the next webhook; None if none waits."""
         with self._lock:
             return self.outbox.next_at
 
     # What an observer sees
 
     def ready_at(self, uid: str, download_type: str) -> float | None:
-        """When the latest download of that video and type becomes ready; None if it never does."""
+        """Return the time when the latest download of that type becomes ready; None if never."""
         with self._lock:
             download = self.downloads_made.get((uid, download_type))
             return download.ends_at if download and not download.fails else None
 
     def counts(self) -> Counter[str]:
-        """How many requests of each call came in."""
+        """Return how many requests of each call came in."""
         with self._lock:
             return Counter(call.name for call in self.calls)
 
     def most_requests_in(self, seconds: float = 300.0) -> int:
-        """The most requests that came in within any window of that length."""
+        """Return the most requests that came in within any window of that length."""
         with self._lock:
             window: deque[float] = deque()
             most = 0
@@ -177,7 +188,7 @@ class StreamSimulator:
             return most
 
     def fetch(self, url: str) -> int:
-        """The status that downloading ``url`` now would give: 200, 401, 404."""
+        """Return the status that downloading ``url`` now would give: 200, 401, 404."""
         with self._lock:
             now, parts = self.clock(), urlsplit(url)
             matched = re.fullmatch(r"/([^/]+)/downloads/(default\.mp4|audio\.m4a)", parts.path)
@@ -192,7 +203,7 @@ class StreamSimulator:
             return 200 if download and download.status(now) == "ready" else 404
 
     def summary(self) -> dict[str, Any]:
-        """All that happened, as JSON: for whoever runs this as a process."""
+        """Return all that happened, as JSON."""
         with self._lock:
             now = self.clock()
             return {
@@ -252,7 +263,7 @@ class StreamSimulator:
         return response
 
     def _permitted(self, request: Request, route: _Route) -> Response | None:
-        """The refusal, if the credentials or the account are wrong."""
+        """Return the refusal, if the credentials or the account are wrong."""
         if route.call == "upload":  # its address is the permission
             return None
         headers, settings = request.headers, self.settings
@@ -386,7 +397,7 @@ class StreamSimulator:
         return success(None)
 
     def _file(self, request: Request) -> Response:
-        """The head of a download's file."""
+        """Return the head of a download's file."""
         status = self.fetch(f"https://{CUSTOMER_HOST}{request.path}")
         body = FILE_HEAD if status == 200 else b""
         return Response(status, body, {"content-type": "video/mp4"})
@@ -432,7 +443,7 @@ _ROUTES = [
 
 
 def _route(request: Request) -> _Route:
-    """Which call a request is."""
+    """Return which call a request is."""
     if request.method == "POST" and request.path.startswith(UPLOAD_PATH):
         return _Route("upload", video_uid=request.path.rpartition("/")[2])
     if matched := _ACCOUNT_PATH.fullmatch(request.path):
@@ -476,7 +487,7 @@ def _token(claims: Mapping[str, object]) -> str:
 
 
 def _video_of_token(token: str, now: float) -> str | None:
-    """The uid that a good token stands for."""
+    """Return the uid that a good token stands for."""
     text, _, signature = token.partition(".")
     if signature != _token_signature(text):
         return None
@@ -489,5 +500,5 @@ def _token_signature(text: str) -> str:
 
 
 def parse_query(query: str) -> dict[str, str]:
-    """A query string, the first value of each name."""
+    """Return a query string, the first value of each name."""
     return {name: values[0] for name, values in parse_qs(query).items()}

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a request, as one list, and when it is to go wrong."""
+"""List the faults of a request, and decide which request has one."""
 
 from __future__ import annotations
 
@@ -172,12 +172,12 @@ ODDITIES: dict[Fault, dict[str, object]] = {
 
 
 def refused(fault: Fault) -> Response | None:
-    """The answer to a request of which nothing is done; None if the fault comes after."""
+    """Return the answer to a request of which nothing is done; None if the fault comes after."""
     return REFUSALS[fault]() if fault in REFUSALS else None
 
 
 def spoiled(fault: Fault, response: Response) -> Response:
-    """The answer to a request that was done, as the fault leaves it."""
+    """Return the answer to a request that was done, as the fault leaves it."""
     if fault in SPOILED:
         return SPOILED[fault](response)
     envelope = json.loads(response.body)
@@ -206,7 +206,7 @@ class _Scripted:
 
 
 class Faults:
-    """What goes wrong, and when: scripted faults first, then random ones."""
+    """The plan of faults: scripted ones first, then random ones."""
 
     def __init__(self) -> None:
         self.history: list[tuple[str, Fault]] = []
@@ -236,17 +236,17 @@ class Faults:
         among: Iterable[Fault] = tuple(Fault),
         calls: Collection[str] | None = None,
     ) -> None:
-        """From now on let this share of all requests (0 to 1), of the named ``calls``, go wrong."""
+        """Let this share (0 to 1) of all later requests of the named ``calls`` fail."""
         self._random = random.Random(seed)  # noqa: S311
         self._share, self._among, self._calls = share, tuple(among), calls
 
     def clear(self) -> None:
-        """From now on all goes well. The history stays."""
+        """Stop all faults. The history stays."""
         self._scripts.clear()
         self._share = 0.0
 
     def next(self, call: str) -> Fault | None:
-        """What goes wrong with this request."""
+        """Return the fault of this request, if it has one."""
         fault = self._next_scripted(call) or self._next_random(call)
         if fault:
             self.history.append((call, fault))

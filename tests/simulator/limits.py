@@ -1,4 +1,4 @@
-"""Cloudflare's rate limit: so many requests in five minutes, or nothing for the next five."""
+"""Simulate Cloudflare's rate limit: over it, no request for the next five minutes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 
 class RateLimiter:
-    """Counts the requests of one user, whoever sends them. Times are in seconds.
+    """Counts the requests of one user, whichever client sends them. Times are in seconds.
 
     https://developers.cloudflare.com/fundamentals/api/reference/limits/
     """
@@ -30,7 +30,7 @@ class RateLimiter:
         return self.blocked_until - now
 
     def headers(self, now: float) -> dict[str, str]:
-        """What every answer says about it."""
+        """Return what every answer says about it."""
         self._forget(now)
         if now < self.blocked_until:
             remaining, reset = 0, self.blocked_until - now

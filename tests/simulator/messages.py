@@ -1,4 +1,4 @@
-"""What goes over the wire: a request, an answer, and the envelope around its result."""
+"""Define requests, answers, and the envelope around a result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 
 class Wire(Enum):
-    """How an answer travels. All but the first are for the transport to act out."""
+    """The way that an answer travels. The transport acts out all but the first."""
 
     WHOLE = auto()
     CANNOT_CONNECT = auto()  # nothing was sent
@@ -42,12 +42,12 @@ class Response:
 
 
 def success(result: object) -> Response:
-    """The envelope of a call that worked."""
+    """Return the envelope of a call that worked."""
     return Response(200, _encode(result, []))
 
 
 def failure(status: int, code: int, message: str, *more: tuple[int, str]) -> Response:
-    """The envelope of a call that did not, with one error or several."""
+    """Return the envelope of a call that did not, with one error or several."""
     errors = [{"code": code, "message": message} for code, message in ((code, message), *more)]
     return Response(status, _encode(None, errors))
 

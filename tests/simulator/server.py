@@ -1,4 +1,4 @@
-"""The simulator over HTTP: the API, the faults of the wire, the webhooks, and a door for tests."""
+"""Serve the simulator over HTTP: the API, faults of the wire, webhooks, and a test API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import urllib3
 from tests.simulator.core import API_PATH, StreamSimulator, parse_query
 from tests.simulator.faults import Fault
 from tests.simulator.messages import Request, Response, Wire
-from tests.simulator.videos import Upload
+from tests.simulator.videos import FILE_NAMES, Upload, Video
 
 if TYPE_CHECKING:
     from tests.simulator.webhooks import Webhook
@@ -36,10 +36,11 @@ class SimulatorServer:
     status 0 for no answer. ``addresses`` stands for the DNS: where a URL that only exists on AWS
     is reached here.
 
-    Beside the API, ``/_simulator`` is a door for whoever runs this as a process:
+    Beside the API, ``/_simulator`` is an API for the tests that run this as a process:
     ``GET /state``; ``POST /videos`` with the fields of an `Upload`; ``DELETE /videos/<uid>`` and
     ``/videos/<uid>/downloads/<type>``; ``POST /videos/<uid>/webhook`` sends it again;
     ``POST /faults`` with ``{"faults": [...], "calls": [...], "skip": 0, "times": 1}``;
+    ``POST /throttle`` with ``{"seconds": 20}`` answers 429 for so long;
     ``PUT /settings`` with fields of `Settings`; ``POST /stop``.
     """
 
@@ -67,12 +68,12 @@ class SimulatorServer:
 
     @property
     def base_url(self) -> str:
-        """What a client takes in place of ``https://api.cloudflare.com/client/v4``."""
+        """Return the URL in place of ``https://api.cloudflare.com/client/v4``."""
         return self._origin + API_PATH
 
     @property
     def door_url(self) -> str:
-        """Where tests upload videos, and see what happened."""
+        """Return the URL of the test API."""
         return self._origin + DOOR
 
     @property
@@ -82,7 +83,7 @@ class SimulatorServer:
 
     @property
     def connections(self) -> int:
-        """How many connections were accepted so far."""
+        """Return how many connections were accepted so far."""
         return self._http.accepted
 
     def __enter__(self) -> Self:
@@ -105,7 +106,7 @@ class SimulatorServer:
             thread.join()
 
     def wake(self) -> None:
-        """Look again when the next webhook is due: something was uploaded."""
+        """Recompute the time of the next webhook after an upload."""
         self._news.set()
 
     def _send_webhooks(self) -> None:
@@ -136,11 +137,13 @@ class SimulatorServer:
         self.webhook_answers.append((webhook.video_uid, status))
 
     def enter(self, method: str, path: str, body: bytes) -> tuple[int, object]:
-        """What the door answers: a status and JSON."""
+        """Return the status and the JSON of the test API's answer."""
         try:
             given = json.loads(body) if body else {}
+            if not isinstance(given, dict):
+                raise TypeError("the body has to be a JSON object")
             return 200, self._entered(method, path.removeprefix(DOOR).strip("/").split("/"), given)
-        except (LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             return 400, {"error": f"{type(error).__name__}: {error}"}
 
     def _entered(self, method: str, path: list[str], given: dict[str, Any]) -> object:
@@ -150,7 +153,10 @@ class SimulatorServer:
                 answer = simulator.summary() | {"webhook_answers": self.webhook_answers}
             case "POST", ["videos"]:
                 delays = given.pop("webhook_delays", None)
-                upload = Upload(**given, webhook_delays=None if delays is None else tuple(delays))
+                upload = Upload(
+                    **given, webhook_delays=None if delays is None else tuple(map(float, delays))
+                )
+                _live_through(upload)
                 answer = {"uid": simulator.upload(upload)}
             case "DELETE", ["videos", uid]:
                 simulator.drop_video(uid)
@@ -160,6 +166,8 @@ class SimulatorServer:
                 simulator.repeat_webhook(uid)
             case "POST", ["faults"]:
                 simulator.faults.script(*map(Fault, given.pop("faults")), **given)
+            case "POST", ["throttle"]:
+                simulator.throttle(**given)
             case "PUT", ["settings"]:
                 type(simulator.settings)(**{**asdict(simulator.settings), **given})
                 vars(simulator.settings).update(given)
@@ -169,6 +177,16 @@ class SimulatorServer:
                 raise LookupError("no such door")
         self.wake()
         return answer
+
+
+def _live_through(upload: Upload) -> None:
+    """Have a video with both downloads once, so that a wrong value fails now and not later."""
+    video = Video("0" * 32, 0.0, upload)
+    for kind in FILE_NAMES:
+        download = video.create(kind, 0.0)
+        download.described(download.ends_at / 2)
+    for now in (0.0, video.encoded_at):
+        json.dumps(video.listed(now))
 
 
 class _Server(ThreadingHTTPServer):
@@ -207,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args, **options)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing: whoever asks looks at the state."""
+        """Log nothing: the state shows all requests."""
 
     def handle(self) -> None:
         try:
@@ -265,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _chunked(response: Response) -> bytes:
-    """All of it in one piece; Cloudflare's API does not tell the length in advance."""
+    """Return all of it in one piece; Cloudflare's API does not tell the length in advance."""
     chunk = b"%x\r\n%b\r\n" % (len(response.body), response.body) if response.body else b""
     return _head(response, "transfer-encoding: chunked") + chunk + b"0\r\n\r\n"
 

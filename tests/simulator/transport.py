@@ -1,4 +1,4 @@
-"""The simulator in place of a connection pool: no socket, no thread, any clock."""
+"""Put the simulator in place of a connection pool: no socket, no thread, any clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _no_time_passes(seconds: float) -> None:
 
 
 class InProcessPool(urllib3.PoolManager):
-    """What `urllib3.PoolManager.request` would give, from a simulator in the same process.
+    """A pool that answers as `urllib3.PoolManager`, from a simulator in the same process.
 
     ``sleep`` makes the time pass that a request takes: ``latency_seconds``, a hang until the caller
     gives up, ``drip_seconds`` between two bytes of a slow body. Let it move the clock of the test.

@@ -1,4 +1,4 @@
-"""Videos and their downloads as Cloudflare would have them: every state is a function of time."""
+"""Model videos and their downloads at Cloudflare: every state is a function of time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROGRESS: Mapping[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A video that somebody uploads, and what is going to happen to it. Times are in seconds.
+    """A video to upload, and what is going to happen to it. Times are in seconds.
 
     ``encode_seconds`` pass before the video is ready or, with an ``error_code``, fails. A download
     waits ``queue_seconds`` and then takes its ``generation_seconds`` (one number, or one per type);
@@ -60,7 +60,7 @@ class Upload:
     claims: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def seconds_to_generate(self, download_type: str) -> float:
-        """How long the download takes once it has started."""
+        """Return the seconds that the download takes."""
         if isinstance(self.generation_seconds, Mapping):
             return self.generation_seconds.get(download_type, 5.0)
         return self.generation_seconds
@@ -79,22 +79,22 @@ class Download:
 
     @property
     def ends_at(self) -> float:
-        """When it becomes ready, or fails."""
+        """Return the time when it becomes ready, or fails."""
         return self.starts_at + self.seconds
 
     @property
     def url(self) -> str:
-        """Where it can be fetched once it is ready."""
+        """Return its URL."""
         return download_url(self.video_uid, self.download_type)
 
     def status(self, now: float) -> str:
-        """``inprogress``, then ``ready`` or ``error``."""
+        """Return ``inprogress``, then ``ready`` or ``error``."""
         if now < self.ends_at:
             return "inprogress"
         return "error" if self.fails else "ready"
 
     def percent(self, now: float) -> float:
-        """The progress that is reported, 0 to 100."""
+        """Return the progress that is reported, 0 to 100."""
         if now >= self.ends_at:
             return 100.0
         if now <= self.starts_at:
@@ -105,11 +105,11 @@ class Download:
         return round(min(max(reported, 0.0), 99.0), 1)
 
     def _chance(self, now: float) -> float:
-        """A number from -1 to 1 that the download and the time alone decide."""
+        """Return a number from -1 to 1 that the download and the time alone decide."""
         return zlib.crc32(f"{self.video_uid}{self.download_type}{now:.1f}".encode()) / 2**31 - 1
 
     def described(self, now: float) -> dict[str, object]:
-        """As the API says it. The URL is there before the download is ready."""
+        """Do as the API says it. The URL is there before the download is ready."""
         said: dict[str, object] = {
             "status": self.status(now),
             "url": self.url,
@@ -130,11 +130,11 @@ class Video:
 
     @property
     def encoded_at(self) -> float:
-        """When the video becomes ready, or fails."""
+        """Return the time when the video becomes ready, or fails."""
         return self.created_at + self.upload.encode_seconds
 
     def state(self, now: float) -> str:
-        """Cloudflare's word for where the video stands."""
+        """Return the video's state by Cloudflare's name."""
         if now >= self.encoded_at:
             return "error" if self.upload.error_code else "ready"
         if math.isinf(self.upload.encode_seconds):
@@ -142,7 +142,7 @@ class Video:
         return "live-inprogress" if self.upload.live_input else "inprogress"
 
     def why_no_download(self, download_type: str, now: float) -> str | None:
-        """The reason, if Cloudflare makes no such download of this video now."""
+        """Return the reason, if Cloudflare makes no such download of this video now."""
         if self.state(now) != "ready":
             return "The video is not ready to view"
         if self.upload.live_input and self.upload.duration_seconds > LONGEST_LIVE_RECORDING_SECONDS:
@@ -167,14 +167,14 @@ class Video:
         return self.downloads[download_type]
 
     def listed(self, now: float) -> dict[str, Any]:
-        """As the API says it: with the time at which it became ready, which is in no webhook."""
+        """Do as the API says it: with the time at which it became ready, which is in no webhook."""
         ready = self.state(now) == "ready"
         return self.described(now) | (
             {"readyToStreamAt": timestamp(self.encoded_at)} if ready else {}
         )
 
     def described(self, now: float) -> dict[str, Any]:
-        """As the API and the webhook say it: the fields of the example in Cloudflare's guide."""
+        """Do as the API and the webhook say it: the fields of the example in Cloudflare's guide."""
         upload, state, base = self.upload, self.state(now), f"https://{CUSTOMER_HOST}/{self.uid}"
         known = now >= self.encoded_at and not upload.error_code
         error = "err" if upload.short_error_names else "error"
@@ -220,10 +220,10 @@ class Video:
 
 
 def download_url(video_uid: str, download_type: str) -> str:
-    """Where a download is."""
+    """Return the URL of a download."""
     return f"https://{CUSTOMER_HOST}/{video_uid}/downloads/{FILE_NAMES[download_type]}"
 
 
 def timestamp(at: float) -> str:
-    """Unix seconds as Cloudflare writes them: microseconds, and Z."""
+    """Format Unix seconds as Cloudflare does: microseconds, and Z."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

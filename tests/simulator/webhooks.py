@@ -1,4 +1,4 @@
-"""The webhook: who subscribed, what is due, and how it is signed."""
+"""Sign and schedule webhooks for the subscriber."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Habit = Callable[[], Sequence[float]]
 
 
 def punctual() -> Sequence[float]:
-    """Every webhook once, as soon as it is due."""
+    """Return one delay: every webhook is sent once, as soon as it is due."""
     return (0.0,)
 
 
 def unreliable(seed: int, *, lost: float, twice: float, late_seconds: float) -> Habit:
-    """A share (0 to 1) is lost, a share is sent twice, and each is up to ``late_seconds`` late.
+    """Return a habit that loses a share (0 to 1) and repeats a share, each up to some seconds late.
 
     Being late by different amounts, they also come out of order.
     """
@@ -49,14 +49,14 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Who is told, and with which secret."""
+    """The subscriber's URL and its secret."""
 
     url: str
     secret: str
     modified_at: float
 
     def described(self) -> dict[str, object]:
-        """As the API says it."""
+        """Do as the API says it."""
         return {
             "notificationUrl": self.url,
             "modified": timestamp(self.modified_at),
@@ -75,7 +75,7 @@ class Outbox:
         self._order = itertools.count()
 
     def subscribe(self, url: str, now: float) -> Subscription:
-        """Take the place of whoever subscribed. Only another URL gets another secret."""
+        """Replace the subscription. Only another URL gets another secret."""
         if self.subscription is None or self.subscription.url != url:
             secret = f"{self._chance.getrandbits(128):032x}"
             self.subscription = Subscription(url, secret, now)
@@ -93,12 +93,12 @@ class Outbox:
 
     @property
     def next_at(self) -> float | None:
-        """When the next webhook is due."""
+        """Return the time when the next webhook is due."""
         return self._waiting[0][0] if self._waiting else None
 
     @property
     def waiting(self) -> int:
-        """How many webhooks wait for their time."""
+        """Return how many webhooks wait for their time."""
         return len(self._waiting)
 
     def due(
@@ -131,7 +131,7 @@ class Outbox:
 
 
 def signature(body: bytes, secret: str, at: int) -> str:
-    """The header's value for a body sent at a Unix time.
+    """Return the header's value for a body sent at a Unix time.
 
     https://developers.cloudflare.com/stream/manage-video-library/using-webhooks/
     """

@@ -49,7 +49,7 @@ class Note:
 
 @dataclass(slots=True)
 class Report:
-    """What a smoke test has measured and noted.
+    """The measurements and notes of a smoke test.
 
     Attributes:
         steps: each step with the seconds that it took.

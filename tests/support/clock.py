@@ -1,4 +1,4 @@
-"""The one clock of the tests: time passes only when the code or the test says so."""
+"""Provide the one clock of the tests: only the code and the test move it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds and deploys the real template with the real ``sam``, onto the emulator."""
+"""Build the real template with the real ``sam`` and deploy it on the emulator."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from tests.support.emulator import REPOSITORY
@@ -22,13 +24,25 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 STACK = "stream-downloads"
+# Replaces all settings that this machine has for AWS.
+SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_REGION": REGION,
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+REQUIREMENTS = REPOSITORY / "layers/stream_downloads/requirements.txt"
+# Made by `make`: the layer's packages, and the requirements that they are for.
+WHEELS = REPOSITORY / ".venv/wheels"
 # What the emulator cannot deploy.
 NOT_EMULATED: dict[str, str] = {"SavedQueries": "false"}
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A deployed stack.
+    """Reaches a deployed stack.
 
     Attributes:
         endpoint: the address of the AWS that it lives on.
@@ -40,12 +54,12 @@ class Stack:
 
     @property
     def webhook_url(self) -> str:
-        """``WebhookUrl`` as it can be reached: the output is what AWS would call it."""
+        """Return ``WebhookUrl`` with the emulator's address in place of AWS's."""
         identifier = self.outputs["WebhookUrl"].removeprefix("https://").partition(".")[0]
         return f"{self.endpoint}/_aws/lambda-url/{identifier}/"
 
     def physical_id(self, logical_id: str) -> str:
-        """What a resource of the template is called here."""
+        """Return the physical id of a resource of the template."""
         answer = self.client("cloudformation").describe_stack_resource(
             StackName=STACK, LogicalResourceId=logical_id
         )
@@ -53,7 +67,7 @@ class Stack:
         return name
 
     def log(self, function: str) -> list[dict[str, Any]]:
-        """The log of a function, by its name in the template, such as ``PollDownloads``.
+        """Return the log of a function, by its name in the template, such as ``PollDownloads``.
 
         Only what it logs, not its metrics nor the lines of Lambda itself, the oldest first.
         """
@@ -83,7 +97,7 @@ class Stack:
         return self.invoke_as(output, payload)[0]
 
     def invoke_as(self, output: str, payload: Mapping[str, Any]) -> tuple[Any, str]:
-        """As :meth:`invoke`; with the answer, the request's id, which is in the function's log."""
+        """Do as :meth:`invoke`; return the request's id, too, which is in the function's log."""
         answer = self.client("lambda").invoke(
             FunctionName=self.outputs[output], Payload=json.dumps(payload).encode()
         )
@@ -95,19 +109,27 @@ class Stack:
 
 @cache
 def client(service: str, endpoint: str) -> Any:
-    """Return a boto3 client for a service of the emulator at ``endpoint``."""
-    return boto3.client(
+    """Return a boto3 client for a service of the emulator at ``endpoint``.
+
+    It uses neither a profile nor a proxy of this machine.
+    """
+    nothing = (None, None, None, None)
+    files = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
+    own = botocore.session.Session({"profile": nothing, **files})
+    return boto3.Session(botocore_session=own).client(
         service,  # type: ignore[call-overload]  # any service
         endpoint_url=endpoint,
         region_name=REGION,
         aws_access_key_id="test",
         aws_secret_access_key="test",
-        config=Config(connect_timeout=5, read_timeout=120, retries={"total_max_attempts": 1}),
+        config=Config(
+            connect_timeout=5, read_timeout=120, retries={"total_max_attempts": 1}, proxies={}
+        ),
     )
 
 
 def build(directory: Path) -> Path:
-    """Build the functions and the layer.
+    """Build the functions and the layer, from the packages that ``make`` keeps if they fit.
 
     Args:
         directory: where to; made if it is missing.
@@ -150,9 +172,26 @@ def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
         directory=template.parents[1],
         endpoint=endpoint,
     )
+    return deployed_at(endpoint)
+
+
+def deployed_at(endpoint: str) -> Stack:
+    """Return the stack that is deployed on the AWS at ``endpoint``."""
     (stack,) = client("cloudformation", endpoint).describe_stacks(StackName=STACK)["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     return Stack(endpoint, outputs)
+
+
+def environment(endpoint: str | None = None) -> dict[str, str]:
+    """Return this process's environment for a program that calls AWS at ``endpoint``.
+
+    Nothing that this machine has for AWS stays, and no proxy is between.
+    """
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    # Some programs read the one, some the other.
+    for name in ("NO_PROXY", "no_proxy"):
+        mine[name] = ",".join(filter(None, ["127.0.0.1", os.environ.get(name)]))
+    return mine | SETTINGS | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})
 
 
 def _sam(*arguments: str, directory: Path, endpoint: str | None = None) -> None:
@@ -161,25 +200,23 @@ def _sam(*arguments: str, directory: Path, endpoint: str | None = None) -> None:
     Raises:
         RuntimeError: it failed; with what it wrote.
     """
-    tools = Path(sys.executable).parent
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment = mine | {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "NO_PROXY": "127.0.0.1",
+    tools, own = Path(sys.executable).parent, directory / "sam"
+    own.mkdir(exist_ok=True)
+    # Else it asks PyPI for a later version, and waits for the answer.
+    checked = json.dumps({"lastVersionCheck": time.time()})
+    (own / "metadata.json").write_text(checked, encoding="utf-8")
+    variables = environment(endpoint) | {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "SAM_CLI_POLL_DELAY": "1",
         "SAM_CLI_TELEMETRY": "0",
         "TMPDIR": str(directory),
-        "__SAM_CLI_APP_DIR": str(directory / "sam"),
+        "__SAM_CLI_APP_DIR": str(own),
     }
-    if endpoint:
-        environment["AWS_ENDPOINT_URL"] = endpoint
+    kept = WHEELS / REQUIREMENTS.name
+    if kept.exists() and kept.read_bytes() == REQUIREMENTS.read_bytes():
+        variables |= {"PIP_FIND_LINKS": str(WHEELS), "PIP_NO_INDEX": "1"}
     command = [str(tools / "sam"), *arguments]
-    with guarded(command, environment=environment, output=subprocess.PIPE) as process:
+    with guarded(command, environment=variables, output=subprocess.PIPE) as process:
         written = process.stdout.read().decode(errors="replace") if process.stdout else ""
     if process.returncode:
         raise RuntimeError(f"sam {arguments[0]} failed:\n{written}")

@@ -1,7 +1,8 @@
-"""A local AWS to deploy on: starts the emulator, and ends it without a trace."""
+"""Start a local AWS to deploy on, and end it without a trace."""
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -27,22 +28,38 @@ LOG_LINES = 40
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """A running emulator.
+    """Holds a running emulator.
 
     Attributes:
         url: its address, for ``endpoint_url``.
         directory: for whatever belongs to it; removed with it.
         log: its output, opened to be read: it can be read after the directory is gone.
+        process: ends with it, and with its code.
     """
 
     url: str
     directory: Path
     log: IO[bytes]
+    process: subprocess.Popen[bytes]
+
+    def check(self) -> None:
+        """Do nothing while it runs.
+
+        Raises:
+            RuntimeError: it has ended; its directory is gone, too.
+        """
+        if self.process.poll() is not None:
+            raise RuntimeError("The local AWS is gone.")
 
     def last_lines(self) -> str:
         """Return the end of the emulator's output, for a message about a failure."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.2)  # a failure may be its end
+        code = self.process.returncode
+        ended = "" if code is None else f"the emulator has ended with code {code}; "
+        self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join(["the emulator's last lines:", *lines])
+        return "\n".join([f"{ended}the emulator's last lines:", *(lines or ["(none)"])])
 
 
 @contextmanager
@@ -71,21 +88,20 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
         "PATH": "/usr/bin:/bin",
         "TMPDIR": str(directory),
     }
-    with (
-        log.open("wb") as output,
-        log.open("rb") as written,
-        guarded(
-            [str(PROGRAM)], directory=directory, environment=environment, output=output
-        ) as process,
-    ):
-        running = Emulator(f"http://127.0.0.1:{port}", directory, written)
-        _await_start(running, process)
-        try:
+    try:
+        with (
+            log.open("wb") as output,
+            log.open("rb") as written,
+            guarded(
+                [str(PROGRAM)], directory=directory, environment=environment, output=output
+            ) as process,
+        ):
+            running = Emulator(f"http://127.0.0.1:{port}", directory, written, process)
+            _await_start(running)
             yield running
-        finally:
-            # Ends its functions' processes in order; the guard ends them in any case.
-            with suppress(urllib3.exceptions.HTTPError):
-                urllib3.request("POST", f"{running.url}/_ministack/reset", timeout=5, retries=False)
+    finally:
+        # The guard removes it, but if the emulator ends too early, others may make it again.
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _free_port() -> int:
@@ -95,14 +111,12 @@ def _free_port() -> int:
         return port
 
 
-def _await_start(starting: Emulator, process: subprocess.Popen[bytes]) -> None:
+def _await_start(starting: Emulator) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    while starting.process.poll() is None and time.monotonic() < deadline:
         with suppress(urllib3.exceptions.HTTPError):
             health = f"{starting.url}/_ministack/health"
             if urllib3.request("GET", health, timeout=1, retries=False).status == 200:
                 return
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-            break
+        time.sleep(0.05)
     raise RuntimeError(f"{PROGRAM.name} did not start; {starting.last_lines()}")

@@ -18,7 +18,7 @@ class Events:
     """
 
     def __init__(self, refuse: frozenset[int] = frozenset()) -> None:
-        """``refuse``: the numbers of the entries that are refused once, counted from 0."""
+        """Refuse the entries of these numbers once, counted from 0."""
         self.taken: list[dict[str, Any]] = []
         self.failure: Exception | None = None
         self.code = "ThrottlingException"

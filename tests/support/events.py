@@ -1,4 +1,4 @@
-"""The files of ``events/``, and Function URL events made from them."""
+"""Read the files of ``events/`` and make Function URL events from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VIDEO_UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
 
 @dataclass(frozen=True)
 class LambdaContext:
-    """What a handler may look at in its context."""
+    """The part of the context that a handler may read."""
 
     function_name: str = "function"
     memory_limit_in_mb: int = 256
@@ -33,7 +33,7 @@ class LambdaContext:
     remaining_ms: int = 60_000
 
     def get_remaining_time_in_millis(self) -> int:
-        """As on Lambda, but it stands still."""
+        """Do as on Lambda, but it stands still."""
         return self.remaining_ms
 
 

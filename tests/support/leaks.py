@@ -1,4 +1,4 @@
-"""No secret in anything that a test lets the code say: checked after every test of the suite."""
+"""Check after every test that no output of the code contains a secret."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Outbox.subscribe = _remembered  # type: ignore[method-assign,assignment]
 
 
 def leak_in(text: str) -> str | None:
-    """The line that shows a secret, if one does."""
+    """Return the line that shows a secret, if one does."""
     shown = next((text.index(secret) for secret in KNOWN if secret in text), None)
     if shown is None and (found := LOOKS_SECRET.search(text)):
         shown = found.start()
@@ -40,7 +40,7 @@ def leak_in(text: str) -> str | None:
 
 
 def redacted(text: str) -> str:
-    """As the service's logger writes it."""
+    """Do as the service's logger writes it."""
     from stream_downloads.adapters.observability import redact  # noqa: PLC0415 - reads the environment
 
     return redact(text)

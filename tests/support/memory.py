@@ -1,4 +1,4 @@
-"""The two tables in memory: what DynamoDB does for this service, at the speed of a benchmark."""
+"""Keep the two tables in memory, with the rules of DynamoDB that the service relies on."""
 
 from __future__ import annotations
 
@@ -25,50 +25,50 @@ class MemoryDownloads:
         self._due: dict[str, list[tuple[float, Key]]] = {}
 
     def add(self, row: Download) -> Download | None:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.add`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.add`."""
         there = self.rows.get(row.key)
         if there is None:
             self._write(replace(row, version=1))
         return there
 
     def save(self, row: Download) -> Download:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.save`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.save`."""
         there = self.rows.get(row.key)
         if there is None or there.version != row.version:
             raise LostRace(f"{row.video_uid}/{row.download_type} changed since it was read")
         return self._write(replace(row, version=row.version + 1))
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.get`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.get`."""
         return self.rows.get((video_uid, download_type))
 
     def of_video(self, video_uid: str) -> list[Download]:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.of_video`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.of_video`."""
         keys = sorted((video_uid, download_type) for download_type in DownloadType)
         return [self.rows[key] for key in keys if key in self.rows]
 
     def read(self, keys: Sequence[Key]) -> list[Download]:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.read`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.read`."""
         assert len(set(keys)) == len(keys) <= 100, "BatchGetItem refuses these keys"
         return [self.rows[key] for key in keys if key in self.rows]
 
     def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.due`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.due`."""
         entries = self._due.get(queue, ())
         found = (Due(key, at) for at, key in takewhile(lambda entry: entry[0] <= until, entries))
         return chain(list(islice(found, page)), found)  # the first page is read at once
 
     def with_status(self, status: Status) -> Iterator[Key]:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.with_status`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.with_status`."""
         found = [row for row in self.rows.values() if row.status is status]
         yield from (row.key for row in sorted(found, key=lambda row: row.updated_at))
 
     def count(self, status: Status) -> Iterator[int]:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.count`, a row a page."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.count`, a row a page."""
         return (1 for _ in self.with_status(status))
 
     def settled(self, keys: Sequence[Key]) -> set[Key]:
-        """As `stream_downloads.adapters.downloads_table.DownloadsTable.settled`."""
+        """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.settled`."""
         assert len(set(keys)) == len(keys) <= 100, "BatchGetItem refuses these keys"
         return {key for key in keys if key in self.rows and not self.rows[key].reopens}
 
@@ -92,12 +92,12 @@ class MemoryControl:
         self._records: dict[str, tuple[str, int]] = {}
 
     def read(self, name: str) -> Record:
-        """As `stream_downloads.adapters.shared_state.ControlTable.read`."""
+        """Do as `stream_downloads.adapters.shared_state.ControlTable.read`."""
         text, version = self._records.get(name, ("{}", 0))
         return Record(json.loads(text), version, float(int(self._clock())))
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """As `stream_downloads.adapters.shared_state.ControlTable.write`."""
+        """Do as `stream_downloads.adapters.shared_state.ControlTable.write`."""
         if name in self._records and self._records[name][1] != version:
             return False
         self._records[name] = (json.dumps(value), version + 1)

@@ -1,4 +1,4 @@
-"""Paces to start from."""
+"""Make paces for tests."""
 
 from __future__ import annotations
 

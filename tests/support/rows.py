@@ -1,4 +1,4 @@
-"""One row to start from; a test says what is different about its own."""
+"""Make rows for tests; a test gives the fields that differ."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def failed(**changes: Any) -> Download:
 
 
 def deleting(**changes: Any) -> Download:
-    """Return a ready download that somebody wanted deleted at ``NOW``."""
+    """Return a ready download that was to be deleted at ``NOW``."""
     return replace(transitions.delete(ready(), NOW), **changes)
 
 

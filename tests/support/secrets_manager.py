@@ -1,4 +1,4 @@
-"""Secrets Manager in memory: the two calls of boto3's client that the service makes."""
+"""Keep secrets in memory: the two calls of Secrets Manager that the service makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``template.yaml`` says, for tests: schemas and settings come from there, not from a copy."""
+"""Read ``template.yaml`` for tests: schemas and settings come from there, not from a copy."""
 
 from __future__ import annotations
 

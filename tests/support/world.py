@@ -1,4 +1,4 @@
-"""The real handlers and the simulated Cloudflare in virtual time: hours pass in seconds."""
+"""Run the real handlers against a simulated Cloudflare in virtual time."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ class FixedCredentials:
         self._clock = clock
 
     def headers(self) -> Mapping[str, str]:
-        """As `stream_downloads.adapters.secrets.ApiCredentials.headers`."""
+        """Do as `stream_downloads.adapters.secrets.ApiCredentials.headers`."""
         self._clock.sleep(self.seconds)
         if not self.in_memory:
             raise SecretUnavailable("secret arn: it cannot be read")
         return {"Authorization": f"Bearer {self.in_memory}"}
 
     def reread(self) -> None:
-        """As `stream_downloads.adapters.secrets.ApiCredentials.reread`."""
+        """Do as `stream_downloads.adapters.secrets.ApiCredentials.reread`."""
         self.refresh()
         self.headers()
 
     def refresh(self) -> bool:
-        """As `stream_downloads.adapters.secrets.ApiCredentials.refresh`."""
+        """Do as `stream_downloads.adapters.secrets.ApiCredentials.refresh`."""
         self.reads += 1
         changed = self.in_memory != self.stored
         self.in_memory = self.stored
@@ -79,12 +79,12 @@ class FixedSecrets:
         self._simulator = simulator
 
     def candidates(self) -> tuple[bytes, ...]:
-        """As `stream_downloads.adapters.secrets.SigningSecrets.candidates`."""
+        """Do as `stream_downloads.adapters.secrets.SigningSecrets.candidates`."""
         subscription = self._simulator.outbox.subscription
         return (subscription.secret.encode(),) if subscription else ()
 
     def refresh(self) -> None:
-        """As `stream_downloads.adapters.secrets.SigningSecrets.refresh`."""
+        """Do as `stream_downloads.adapters.secrets.SigningSecrets.refresh`."""
 
 
 class World:
@@ -96,11 +96,11 @@ class World:
         retention: seconds until a ready download is deleted; 0 keeps it.
         price: of a poll at a load, `stream_downloads.domain.polling.price` unless given.
         latency: virtual seconds that a batch of requests to Cloudflare takes, made in parallel by
-            the poller; nobody waits for those of a webhook.
+            the poller; those of a webhook take none.
         arriving: whether webhooks arrive at their time while the clock moves; if not,
             ``deliver_webhooks`` brings them.
-        wakes: the window of the runs that webhooks start while no other is at work; None: they
-            start none.
+        wakes: the window of the runs that webhooks start while no other is at work; 0: they start
+            none.
         seed: of everything that is left to chance.
     """
 
@@ -117,7 +117,7 @@ class World:
         price: Callable[[float], float] = polling.price,
         latency: float = 0.0,
         arriving: bool = False,
-        wakes: float | None = None,
+        wakes: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.clock = VirtualClock()
@@ -148,7 +148,7 @@ class World:
         retention: float,
         seed: int,
     ) -> Service:
-        """The service, as one function would have it."""
+        """Return the service, as one function would have it."""
         return Service(
             downloads=self.downloads,
             control=self.control,
@@ -171,24 +171,24 @@ class World:
         )
 
     def deliver_webhooks(self) -> list[int]:
-        """Send the webhooks that are due now; the statuses of the answers."""
+        """Send the webhooks that are due now; return the statuses of the answers."""
         return [self.deliver(webhook) for webhook in self.simulator.due_webhooks()]
 
     def deliver(self, webhook: Webhook) -> int:
-        """Send one webhook; the status of the answer."""
+        """Send one webhook; return the status of the answer."""
         secrets: Any = self.secrets
         event = function_url_event(webhook.body, webhook.headers)
         answer = receive(self.webhook_service, secrets, event)
         return int(answer["statusCode"])
 
     def start_poller(self, claim: str) -> None:
-        """As `stream_downloads.services.waker.start_poller`: the run begins a moment later."""
+        """Do as `stream_downloads.services.waker.start_poller`: the run begins a moment later."""
         self._woken.append((self.clock() + STARTS_AFTER, claim))
 
     def poll(
         self, window: float = 0.0, timeout: float = 80.0, command: PollCommand = BY_HAND
     ) -> Summary:
-        """Run the poller, now."""
+        """Run the poller once, now."""
         ends_at = self.clock() + timeout
         poller = Poller(self.service, lambda: ends_at - self.clock(), self._in_parallel)
         return poller.run(window, command)
@@ -203,12 +203,12 @@ class World:
         self.deliver_webhooks()
         while self._woken and self._woken[0][0] <= self.clock():
             _, claim = self._woken.pop(0)
-            self.poll(self.wakes or 0.0, command=PollCommand(claim=claim))
+            self.poll(self.wakes, command=PollCommand(claim=claim))
 
     def _in_parallel(
         self, advance: Callable[[Job], Outcome], jobs: Sequence[Job]
     ) -> Iterator[Outcome]:
-        """The requests of a batch reach Cloudflare together, once their latency has passed."""
+        """Let the requests of a batch reach Cloudflare together, after their latency."""
         self.clock.sleep(self.latency)
         return map(advance, jobs)
 
@@ -230,7 +230,7 @@ def make_gateway(
 
 
 def function_url_event(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    """A Function URL event (payload format 2.0) with this body."""
+    """Return a Function URL event (payload format 2.0) with this body."""
     return {
         "requestContext": {"http": {"method": "POST"}},
         "headers": {name.lower(): value for name, value in headers.items()},

@@ -1,4 +1,4 @@
-"""Unit tests reach nothing: whoever opens a socket fails."""
+"""Block sockets in unit tests, and give them a clock and a simulator."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def _no_network(socket_disabled: None) -> None:
 
 @pytest.fixture
 def clock() -> VirtualClock:
-    """The clock of the test."""
+    """Return the clock of the test."""
     return VirtualClock()
 
 
 @pytest.fixture
 def simulator(clock: VirtualClock) -> StreamSimulator:
-    """A Cloudflare that goes by the clock of the test."""
+    """Return a Cloudflare that goes by the clock of the test."""
     return StreamSimulator(clock=clock)

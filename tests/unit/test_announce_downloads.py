@@ -1,4 +1,4 @@
-"""The table's changes as events on the bus."""
+"""Test how changes of the table become events on the bus."""
 
 from __future__ import annotations
 

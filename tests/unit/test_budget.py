@@ -1,4 +1,4 @@
-"""The shared request budget, the 429 gate, and the lease."""
+"""Test the shared request budget, the 429 gate, and the lease."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def budget(control: Contested, clock: VirtualClock) -> Budget:
 
 @pytest.fixture
 def other(control: Contested, clock: VirtualClock) -> Budget:
-    """The same budget in another function, whose clock has nothing to do with ours."""
+    """Return the same budget in another function, whose clock has nothing to do with ours."""
     return Budget(control, LIMIT, lambda: clock() - 123_456)
 
 
@@ -351,7 +351,7 @@ def test_a_reset_in_the_far_future_is_not_believed(budget: Budget, clock: Virtua
     assert budget.take(LIMIT, Asker.OPERATOR).count == LIMIT
 
 
-def test_an_account_that_nobody_else_uses_lowers_nothing(
+def test_an_account_without_other_clients_lowers_nothing(
     budget: Budget, control: Contested
 ) -> None:
     heard(budget, 1200)

@@ -1,4 +1,4 @@
-"""What a webhook does beyond its intent: a create at once, if that is allowed and quick."""
+"""Test the create that a webhook sends at once, if the limit and the time permit."""
 
 from __future__ import annotations
 

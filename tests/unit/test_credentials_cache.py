@@ -1,4 +1,4 @@
-"""Secrets against a Secrets Manager that can be rotated and broken, and a clock that moves."""
+"""Test the cached secrets while they are rotated and unreadable, with a clock that moves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.clock import VirtualClock
 from tests.support.secrets_manager import SecretsManager, refusal
 
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:example-AbCdEf"
-VALUE = "value-that-nobody-may-see"
+VALUE = "value-that-must-not-be-shown"
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ UNUSABLE = {
 
 
 def everything_said(error: BaseException | None) -> Iterator[str]:
-    """Go through all that a thorough logger could print of an exception."""
+    """Yield all that a thorough logger could print of an exception."""
     while error is not None:
         yield from (repr(error), str(error), repr(vars(error)))
         error = error.__cause__ or error.__context__
@@ -198,15 +198,15 @@ def test_a_secret_that_cannot_be_used_is_refused_without_being_told(
     assert VALUE not in caplog.text
 
 
-def test_a_secret_that_was_mended_is_found_within_seconds(
+def test_a_secret_that_was_corrected_is_found_within_seconds(
     api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
 ) -> None:
     secrets_manager.store(ARN, token(""))
     with pytest.raises(SecretUnavailable):
         api.headers()
-    secrets_manager.store(ARN, token("mended"))
+    secrets_manager.store(ARN, token("corrected"))
     clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
-    assert api.headers() == bearer("mended")
+    assert api.headers() == bearer("corrected")
 
 
 # --------------------------------------------------------------------------------- outages

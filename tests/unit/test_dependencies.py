@@ -1,4 +1,4 @@
-"""The parts of the service, as a function's environment describes them."""
+"""Test the service that a function's environment describes."""
 
 from __future__ import annotations
 

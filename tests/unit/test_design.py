@@ -1,4 +1,4 @@
-"""The state diagram of docs/design.md is the one that the fault tests enforce."""
+"""Compare the state diagram of docs/design.md with the one that the fault tests enforce."""
 
 from __future__ import annotations
 

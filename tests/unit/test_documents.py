@@ -140,7 +140,7 @@ def test_the_map_has_every_module() -> None:
     rows = table_rows(section("docs/design.md", "## Modules"))
     shown = re.findall(r"`(\w+\.py)`", " ".join(row[0] for row in rows))
     there = {path.name for path in package.glob("*/*.py")} - {"__init__.py"}
-    assert there <= set(shown)
+    assert set(shown) == there
 
 
 # --- Pictures ---------------------------------------------------------------------------------
@@ -243,3 +243,10 @@ def test_actions_are_pinned_by_commit() -> None:
     assert len(used) >= 5
     for action in used:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_make_target_that_is_named_exists(document: str) -> None:
+    targets = re.findall(r"^([a-z]+):.*##", read("Makefile"), re.MULTILINE)
+    named = re.findall(r"(?:^ *|`)make ([a-z]+)\b", read(document), re.MULTILINE)
+    assert set(named) <= set(targets)

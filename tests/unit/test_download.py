@@ -1,4 +1,4 @@
-"""The row of a download: its queue, the URLs it may publish, and the times it shows."""
+"""Test the row of a download: its queue, its publishable URLs, its times."""
 
 from __future__ import annotations
 

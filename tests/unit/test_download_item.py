@@ -1,4 +1,4 @@
-"""The DynamoDB item of a row: every kind of row survives it, and items of version 0.1 are read."""
+"""Test the DynamoDB item of a row: round trips, and items of version 0.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of ``events/`` are what they say they are."""
+"""Check the files of ``events/`` against the code."""
 
 from __future__ import annotations
 

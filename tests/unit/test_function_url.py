@@ -1,4 +1,4 @@
-"""What comes over HTTP: method, size, encoding, header."""
+"""Test HTTP requests to the Function URL: method, size, encoding, header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def request(**fields: Any) -> dict[str, Any]:
 
 
 def refusal_of(event: dict[str, Any]) -> int:
-    """The status that a request is refused with."""
+    """Return the status that a request is refused with."""
     with pytest.raises(BadTransport) as refused:
         unwrap(event)
     return refused.value.status

@@ -1,4 +1,4 @@
-"""One request to Cloudflare within the shared limit: what is sent, counted and told to others."""
+"""Test one request to Cloudflare within the shared limit: sent, counted, shared."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class GatewayWorld(World):
         self.requests: list[str] = []
 
     def record(self, metric: Metric, **dimensions: str) -> None:
-        """As `stream_downloads.adapters.observability.record`."""
+        """Do as `stream_downloads.adapters.observability.record`."""
         if metric is Metric.CLOUDFLARE_REQUESTS:
             self.requests.append("{call}: {outcome}".format(**dimensions))
         else:

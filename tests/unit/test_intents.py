@@ -1,4 +1,4 @@
-"""Writes into the table what webhooks, reconciliation and operators want."""
+"""Test the intents that webhooks, reconciliation and operators write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pace of recent downloads: what their first polls teach, and how it is kept."""
+"""Test how first polls teach the pace of downloads, and how it is stored."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_a_lambda_function_passes_a_request_on_unchanged(
             """Enter."""
 
         def __exit__(self, *_: object) -> None:
-            """Leave."""
+            """Exit."""
 
     def urlopen(request: urllib.request.Request, timeout: float) -> Answer:
         assert timeout <= 10

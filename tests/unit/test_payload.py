@@ -1,4 +1,4 @@
-"""Payloads that the functions accept and refuse."""
+"""Test the payloads that the functions accept and refuse."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def test_a_bad_since_is_refused_with_what_is_wrong(event: Any, said: str) -> Non
         ({"force": False}, "RegisterWebhook takes"),
         ({"force": 1}, "RegisterWebhook takes"),
         ({"Force": True}, "RegisterWebhook takes"),
-        ([], "RegisterWebhook takes"),
-        (None, "RegisterWebhook takes"),
+        ([], "a JSON object"),
+        (None, "a JSON object"),
         ({"subscribe": True}, "RegisterWebhook takes"),
         ({"subscribe": 0}, "RegisterWebhook takes"),
         ({"subscribe": None}, "RegisterWebhook takes"),

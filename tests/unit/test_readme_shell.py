@@ -65,7 +65,7 @@ def run(
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("document", ["README.md", "docs/packaged-template.md"])
 def test_both_variables_of_the_region_are_set(shell: str, document: str) -> None:
-    """A shell expands all arguments of ``export`` before it sets the first variable."""
+    """Show that no ``export`` uses a variable which the same one sets."""
     exporting = block(document, "sh", "export AWS_REGION=").splitlines()
     exports = "\n".join(line for line in exporting if line.startswith("export "))
     command = f'{exports}\nprintf "%s %s" "$AWS_REGION" "$AWS_DEFAULT_REGION"'

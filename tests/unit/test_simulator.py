@@ -1,4 +1,4 @@
-"""The simulated Stream: what it does by itself as time passes, and what can be set about it."""
+"""Test the simulated Stream: what time changes, and what a test can set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def result(response: Response) -> Any:
 
 
 def codes(response: Response) -> tuple[int, list[int]]:
-    """The status and the codes of the errors."""
+    """Return the status and the codes of the errors."""
     return response.status, [error["code"] for error in json.loads(response.body)["errors"]]
 
 
@@ -398,7 +398,7 @@ def test_an_unreliable_habit_depends_on_its_seed_alone() -> None:
     assert {len(delays) for delays in first} == {0, 1, 2}
 
 
-def test_nobody_hears_of_a_video_without_a_subscription_or_after_its_end(
+def test_no_webhook_is_sent_without_a_subscription_or_after_its_end(
     simulator: StreamSimulator,
 ) -> None:
     simulator.upload()

@@ -1,4 +1,4 @@
-"""One step of a row: one request, and what each answer of Cloudflare makes of the row."""
+"""Test each step of a row: one request, and the row after each answer of Cloudflare."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.emulator import REPOSITORY
 from tests.support.template import template
 
-# The names that people script against.
+# The names that scripts use.
 PARAMETERS = {
     "CloudflareAccountId": None,
     "CloudflareSecretArn": None,
@@ -113,7 +113,7 @@ def test_what_a_function_cannot_do_ends_in_the_queue_that_an_alarm_watches(name:
 
 
 def test_a_change_of_any_parameter_reaches_the_webhook() -> None:
-    """Its URL leads to a version, and only what makes a new one does."""
+    """Change the version behind the URL with every parameter."""
     function = FUNCTIONS["ReceiveWebhookFunction"]
     given = {
         **template()["Globals"]["Function"]["Environment"]["Variables"],

@@ -1,4 +1,4 @@
-"""What a video says: the catalogue of what can be read, what cannot, and why not."""
+"""Test which descriptions of a video can be read, and why others cannot."""
 
 from __future__ import annotations
 
@@ -314,11 +314,13 @@ def test_nothing_but_a_typed_refusal_comes_out_of_bytes(body: bytes) -> None:
     read(body)
 
 
+@pytest.mark.no_cover
 @given(VALUES)
 def test_nothing_but_a_typed_refusal_comes_out_of_json(value: object) -> None:
     read(json.dumps(value).encode())
 
 
+@pytest.mark.no_cover
 @given(EVENTS)
 def test_nothing_but_a_typed_refusal_comes_out_of_an_event_with_changed_fields(
     event: dict[str, Any],
@@ -326,6 +328,7 @@ def test_nothing_but_a_typed_refusal_comes_out_of_an_event_with_changed_fields(
     read(json.dumps(event).encode())
 
 
+@pytest.mark.no_cover
 @given(st.data())
 def test_nothing_but_a_typed_refusal_comes_out_of_a_changed_body(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(READY)))

@@ -25,7 +25,7 @@ class BadRequest(ValueError):
     """The payload is not valid. Nothing was changed."""
 
     def __init__(self, wrong: str) -> None:
-        """``wrong`` says what is wrong and what to send instead."""
+        """Keep ``wrong``, which says what is wrong and what to send instead."""
         super().__init__(f"{wrong}. Nothing was changed.")
 
 
@@ -147,14 +147,15 @@ def registration(event: Any) -> Registration:
     Raises:
         BadRequest: it is none of the documented ones, or asks for two things at once.
     """
-    if isinstance(event, dict) and {"force", "subscribe"} <= event.keys():
+    fields = _fields(event, {"force", "subscribe", "refresh"}, "RegisterWebhook")
+    if {"force", "subscribe"} <= fields.keys():
         raise BadRequest(
             'RegisterWebhook takes {"force": true}, which takes the subscription over, or'
             ' {"subscribe": false}, which leaves it to its owner, but not both'
         )
     for payload, wanted in REGISTRATIONS:
         # 1 and 0 equal true and false, but are not what is documented.
-        if event == payload and all(isinstance(value, bool) for value in event.values()):
+        if fields == payload and all(isinstance(value, bool) for value in fields.values()):
             return wanted
     raise BadRequest('RegisterWebhook takes {}, {"force": true} or {"subscribe": false}')
 

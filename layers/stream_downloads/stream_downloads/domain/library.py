@@ -33,7 +33,7 @@ RECENT_VIDEOS: Final = PAGE // 2
 
 
 class Reach(StrEnum):
-    """How far a look-back goes: they cost the less, the more often they come."""
+    """The range of a look-back: the more often it comes, the less it costs."""
 
     RECENT = "recent"  # the newest videos, with a ReconcileMinutes below an hour
     HOURS = "hours"  # once an hour, three hours further than the one before

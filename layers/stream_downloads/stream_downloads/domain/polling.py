@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The price of a poll, in seconds of delay: this much while the limit is idle, that much when it is
 # nearly used up. In between it grows evenly, by equal factors for equal loads.
-CHEAPEST: Final = 0.42
+CHEAPEST: Final = 0.38
 DEAREST: Final = 80.0
 CHEAPEST_ONCE_A_MINUTE: Final = 8.0
 IDLE_UP_TO: Final = 0.5
@@ -56,8 +56,6 @@ BEGINS: Final = (
 )
 # So many standard deviations wide is the range of moments that a percentage leaves.
 RANGE_LEFT: Final = 4.0
-# A poll that can only tell "ready" from "not yet" is worth less than one that brings a percentage.
-SILENT_COSTS: Final = 3.0
 
 RETRY_WITHIN: Final = 30.0
 RETRY_WITHIN_AT_MOST: Final = 900.0
@@ -116,9 +114,6 @@ def next_poll(
         reports.append((age, percent or 0.0))
     prior = pace.fits[row.download_type].of(row.duration_seconds)
     belief = believe(prior, age, reports)
-    is_silent = age > 0 and belief.meaningless > 0.5
-    if is_silent:
-        poll_price *= SILENT_COSTS
     gap = _best_age(belief, poll_price) - age
     if age > 0:  # the belief may be wrong
         surprise = SURPRISES_AFTER * (poll_price / CHEAPEST) ** 0.35
@@ -221,10 +216,8 @@ def _range_left(age: float, ready_at: float, meaningless: float) -> float:
     expected = age / ready_at * 100
     if meaningless > 0.5 or expected < INFORMATIVE_PERCENT:
         return left
-    told = (
-        RANGE_LEFT * NOISE / 100 * ready_at**2 / max(1.0, age - 4.0)
-    )  # by the percentage it brings
-    return min(left, told)
+    by_percentage = RANGE_LEFT * NOISE / 100 * ready_at**2 / max(1.0, age - 4.0)
+    return min(left, by_percentage)
 
 
 def plan(rows: Iterable[Download], start: int = 0) -> list[Download]:

@@ -38,7 +38,7 @@ UNLISTED_GRACE: Final = 60.0
 # A video has to be unknown to Cloudflare for this long before it counts as gone.
 GONE_GRACE: Final = 3_600.0
 # Two reports of progress are compared when the age of the download has grown by this factor.
-COMPARED_OVER: Final = 1.3
+COMPARED_OVER: Final = 2.0
 # The pauses before a download that Cloudflare reports as failed is deleted and created again.
 RECREATE_PAUSES: Final = (60.0, 300.0, 900.0)
 # A day of refusals holds about a hundred. With fewer than these, most of the day had no requests,

@@ -194,7 +194,7 @@ class Poller:
         if now >= self._end:
             return False
         self._read(LIVE_QUEUES, now, again=True)
-        has_news = self._rows.next_due_at() <= self._end
+        has_news = self._rows.next_due_at() < self._end
         return has_news and self._acquire(now, scheduled=False)
 
     def _check_time(self) -> None:
