@@ -88,6 +88,12 @@ def the_stack_is_summed_up(deployed: Deployed) -> None:
     deployed.manage("status")
 
 
+def a_stack_with_a_due_download_is_summed_up(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear(generation_seconds=600.0)
+    deployed.pass_time(uid, seconds=60)
+    deployed.manage("status")
+
+
 def a_video_is_looked_up(deployed: Deployed) -> None:
     deployed.manage("status", deployed.upload_and_hear())
 
@@ -164,6 +170,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "PollDownloads": {
         "FindDueDownloads": a_poll_makes_a_download_ready,
         "ReadDownloadsOfVideo": a_poll_hears_of_a_download_that_was_not_due,
+        "ReadDueDownloads": a_poll_makes_a_download_ready,
         "WriteDownload": a_poll_makes_a_download_ready,
         "ReadControl": a_poll_makes_a_download_ready,
         "WriteControl": a_poll_makes_a_download_ready,
@@ -181,6 +188,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "ManageDownloads": {
         "FindDueDownloads": the_stack_is_summed_up,
         "FindDownloadsByStatus": the_stack_is_summed_up,
+        "ReadDueDownloads": a_stack_with_a_due_download_is_summed_up,
         "ReadDownloadsOfVideo": a_video_is_looked_up,
         "ReadDownload": a_link_is_given,
         "WriteDownload": a_download_is_requested,
