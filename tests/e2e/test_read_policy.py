@@ -37,7 +37,7 @@ ALLOWED: dict[str, Callable[[Any, str], object]] = {
     "the items of a status": lambda client, table: query(client, table, "status", "status-index"),
 }
 DENIED: dict[str, Callable[[Any, str], object]] = {
-    "the service's own index": lambda client, table: query(client, table, "_queue", "due-index"),
+    "the service's own index": lambda client, table: query(client, table, "_queue", "work-index"),
     "everything": lambda client, table: client.scan(TableName=table),
     "a write": lambda client, table: client.put_item(TableName=table, Item=KEY),
     "a delete": lambda client, table: client.delete_item(TableName=table, Key=KEY),
