@@ -22,7 +22,6 @@ SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
 INSTALLATION = Installation(
     webhook_url=os.environ["WEBHOOK_URL"],
     signing_secret=partial(read_signing_secret, aws.secrets_client(SECRET_ARN), SECRET_ARN),
-    # A stack without the variable reconciles every hour.
     reconcile_minutes=float(os.environ["RECONCILE_MINUTES"]),
 )
 

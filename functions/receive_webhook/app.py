@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from stream_downloads.adapters import aws
@@ -13,13 +12,10 @@ from stream_downloads.adapters.observability import observed
 from stream_downloads.adapters.secrets import SigningSecrets
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.receive import receive
-from stream_downloads.services.waker import Waker, start_poller
+from stream_downloads.services.waker import waker_of
 
 SERVICE = Service.from_environment()
-WINDOW = float(os.environ["POLL_WINDOW_SECONDS"])
-START = partial(start_poller, os.environ["POLL_DOWNLOADS_FUNCTION"])
-if WINDOW:  # else the run of each minute is enough
-    SERVICE = replace(SERVICE, waker=Waker(SERVICE.control, START, WINDOW, SERVICE.monotonic))
+SERVICE = replace(SERVICE, waker=waker_of(SERVICE))
 SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
 SECRETS = SigningSecrets(aws.secrets_client(SECRET_ARN), SECRET_ARN)
 BUS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stream_downloads.adapters.observability import logger, observed
@@ -11,11 +12,13 @@ from stream_downloads.domain import commands
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
+from stream_downloads.services.waker import waker_of
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 SERVICE = Service.from_environment()
+SERVICE = replace(SERVICE, waker=waker_of(SERVICE))
 LOOKBACK_SECONDS: Final = float(os.environ["RECONCILE_LOOKBACK_HOURS"]) * 3600
 PERIOD_SECONDS: Final = float(os.environ["RECONCILE_MINUTES"]) * 60
 KNOWN = Known()

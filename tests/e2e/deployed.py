@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import urllib3
 from boto3.dynamodb.types import TypeDeserializer
 
+from stream_downloads.adapters.shared_state import POLLER_LEASE
 from stream_downloads.domain.download import iso_time
 from stream_downloads.domain.signature import sign
 from tests.simulator import Settings, SimulatorServer, StreamSimulator
@@ -276,6 +277,12 @@ class Deployed:
             TableName=self.stack.physical_id("ControlTable"), Key={"name": {"S": "budget"}}
         )
         self.cloudflare.limiter = RateLimiter(self.cloudflare.limiter.limit)
+
+    def free_poller(self) -> None:
+        """Take the lease of a run of the poller from it, so that another may start."""
+        self.stack.client("dynamodb").delete_item(
+            TableName=self.stack.physical_id("ControlTable"), Key={"name": {"S": POLLER_LEASE}}
+        )
 
     def restart(self, function: str) -> None:
         """Have a function, by its name in the template, start again: no process of it stays."""

@@ -33,6 +33,24 @@ def a_webhook_leads_to_a_create_at_once(deployed: Deployed) -> None:
     assert deployed.status(uid) == "inprogress"
 
 
+def a_webhook_starts_a_run(deployed: Deployed) -> None:
+    deployed.free_poller()
+    deployed.upload_and_hear()
+    a_run_was_started(deployed, "ReceiveWebhook")
+
+
+def a_reconciliation_starts_a_run(deployed: Deployed) -> None:
+    deployed.upload(webhook_delays=())
+    deployed.free_poller()
+    deployed.reconcile()
+    a_run_was_started(deployed, "ReconcileLibrary")
+
+
+def a_run_was_started(deployed: Deployed, by: str) -> None:
+    lines = [line["message"] for line in deployed.stack.log(by)[-5:]]
+    assert not [line for line in lines if "No run of the poller could be started" in line]
+
+
 def a_webhook_meets_a_row_that_changes(deployed: Deployed) -> None:
     with row_that_changes_all_the_time(deployed) as uid:
         body = encoded(deployed.cloudflare.videos[uid].described(deployed.cloudflare.clock()))
@@ -70,19 +88,10 @@ def the_stack_is_summed_up(deployed: Deployed) -> None:
     deployed.manage("status")
 
 
-def the_stack_is_summed_up_while_a_download_is_due(deployed: Deployed) -> None:
-    uid = deployed.upload_and_hear(generation_seconds=1000.0)
-    deployed.pass_time(uid, seconds=1000)
+def a_stack_with_a_due_download_is_summed_up(deployed: Deployed) -> None:
+    uid = deployed.upload_and_hear(generation_seconds=600.0)
+    deployed.pass_time(uid, seconds=60)
     deployed.manage("status")
-
-
-def a_webhook_starts_a_run_of_the_poller(deployed: Deployed) -> None:
-    for _ in range(2):  # the schedule may be at work: then a webhook starts none
-        deployed.poll()
-        deployed.restart("ReceiveWebhook")
-        deployed.upload_and_hear()
-        last = [line["message"] for line in deployed.stack.log("ReceiveWebhook")[-5:]]
-        assert not [line for line in last if "No run of the poller" in line]
 
 
 def a_video_is_looked_up(deployed: Deployed) -> None:
@@ -150,7 +159,7 @@ def cold(function: str, scenario: Scenario) -> Scenario:
 
 NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "ReceiveWebhook": {
-        "StartPoller": a_webhook_starts_a_run_of_the_poller,
+        "StartPoller": cold("ReceiveWebhook", a_webhook_starts_a_run),
         "ReadDownload": a_webhook_meets_a_row_that_changes,
         "WriteDownload": a_webhook_is_recorded,
         "ReadControl": a_webhook_leads_to_a_create_at_once,
@@ -168,6 +177,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
         "ReadCredentials": cold("PollDownloads", a_poll_makes_a_download_ready),
     },
     "ReconcileLibrary": {
+        "StartPoller": cold("ReconcileLibrary", a_reconciliation_starts_a_run),
         "ReadDownloads": a_reconciliation_finds_a_video,
         "ReadDownload": a_reconciliation_meets_a_row_that_changes,
         "WriteDownload": a_reconciliation_finds_a_video,
@@ -178,7 +188,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
     "ManageDownloads": {
         "FindDueDownloads": the_stack_is_summed_up,
         "FindDownloadsByStatus": the_stack_is_summed_up,
-        "ReadDueDownloads": the_stack_is_summed_up_while_a_download_is_due,
+        "ReadDueDownloads": a_stack_with_a_due_download_is_summed_up,
         "ReadDownloadsOfVideo": a_video_is_looked_up,
         "ReadDownload": a_link_is_given,
         "WriteDownload": a_download_is_requested,

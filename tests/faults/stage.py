@@ -302,8 +302,7 @@ class Stage:
             if self.events and len(self.events.taken) == told:
                 lacking.append("event")
             self.invariants.answered_webhook(status, lacking)
-        while self.pause is None and self.lambda_service.claims:
-            self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
+        self._start_runs()
         return status
 
     def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
@@ -355,6 +354,12 @@ class Stage:
                 period=self.period,
             ).reconcile(LOOKBACK_SECONDS, since),
         )
+        self._start_runs()
+
+    def _start_runs(self) -> None:
+        """Run the poller as often as it was started."""
+        while self.pause is None and self.lambda_service.claims:
+            self.poll(command=PollCommand(claim=self.lambda_service.claims.pop()))
 
     def manage(self, **command: Any) -> dict[str, Any] | None:
         """Carry out a command; return its answer, None if none came."""

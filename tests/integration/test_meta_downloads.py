@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stream_downloads.domain import commands
+from stream_downloads.domain.commands import Command
 from stream_downloads.domain.download import DownloadType, Lane, Status
 from stream_downloads.services.manage import manage
 from stream_downloads.services.reconcile import Run
@@ -127,7 +128,8 @@ def test_a_request_by_hand_asks_for_what_it_names(types: list[str] | None) -> No
     world = World()
     uid = webhook(world, {"downloads": "none"})
     payload = {"action": "request", "video_uid": uid}
-    command: Any = commands.command(payload | ({"download_types": types} if types else {}))
+    command = commands.command(payload | ({"download_types": types} if types else {}))
+    assert isinstance(command, Command)
     manage(world.service, command, lambda: 30.0)
     rows = {row.download_type.value for row in world.downloads.of_video(uid)}
     assert rows == set(types or ["default"])

@@ -24,6 +24,7 @@ from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.steps import Verdict
 from stream_downloads.services.video_events import pass_on
+from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,8 @@ def receive(
     outcome = "video_failed"
     if video.state == "ready":
         if grant.count:
-            wake_poller(service, create_at_once(service, rows, grant))
+            due_at = create_at_once(service, rows, grant)
+            wake_poller(service.waker, due_at - service.clock())
         outcome = "recorded" if rows else "already_known"
     return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
@@ -160,19 +162,6 @@ def recent_pace(service: Service) -> Pace:
     except (ClientError, BotoCoreError) as error:
         logger.warning("The pace of recent downloads could not be read", extra=described(error))
         return Pace.of({})
-
-
-def wake_poller(service: Service, due_at: float) -> None:
-    """Start a run of the poller for what falls due then, unless one is at work."""
-    if service.waker is None:
-        return
-    try:
-        service.waker.wake(due_at - service.clock())
-    except Exception as error:  # noqa: BLE001 - nothing here can undo the 200
-        logger.warning(
-            "No run of the poller could be started: the next minute's goes on",
-            extra=described(error),
-        )
 
 
 def refuse(

@@ -17,6 +17,7 @@ from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, LookBack, Rea
 from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST, Known, Recorder
 from stream_downloads.services.register import REGISTRATION
+from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
     from stream_downloads.adapters.shared_state import Record
@@ -309,6 +310,8 @@ class Run:
         self._requested += recorded.opened
         self._missed += recorded.missed
         self._seen += len(videos)
+        if recorded.opened and lane is Lane.LIVE:
+            wake_poller(self._service.waker, 0.0)
 
     def _note_skipped(self, instant: float) -> None:
         self._skipped.append(iso_time(instant))

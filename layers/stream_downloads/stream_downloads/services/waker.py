@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stream_downloads.adapters import aws
+from stream_downloads.adapters.observability import described, logger
 from stream_downloads.adapters.shared_state import POLLER_LEASE, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream_downloads.adapters.shared_state import Control
+    from stream_downloads.services.dependencies import Service
 
 # A run that was started takes its lease over by then, or else it did not start.
 CLAIM_SECONDS: Final = 10.0
@@ -73,3 +77,29 @@ class Waker:
                 lease.release()
                 raise
         self._known_until = self._monotonic() + KNOWN_FOR
+
+
+def wake_poller(waker: Waker | None, due_in: float) -> None:
+    """Start a run for what falls due in so many seconds, unless one is at work.
+
+    The next minute's run goes on if none starts.
+    """
+    try:
+        if waker:
+            waker.wake(due_in)
+    except Exception as error:  # noqa: BLE001 - what the caller has done stands
+        logger.warning(
+            "No run of the poller could be started: the next minute's goes on",
+            extra=described(error),
+        )
+
+
+def waker_of(service: Service) -> Waker | None:
+    """Return what starts runs of the poller, None without a window: then each minute's is enough.
+
+    Raises:
+        KeyError: a variable is missing; the error names it.
+    """
+    window = float(os.environ["POLL_WINDOW_SECONDS"])
+    start = partial(start_poller, os.environ["POLL_DOWNLOADS_FUNCTION"])
+    return Waker(service.control, start, window, service.monotonic) if window else None
