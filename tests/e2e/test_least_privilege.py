@@ -29,7 +29,7 @@ def a_webhook_is_recorded(deployed: Deployed) -> None:
 
 
 def a_webhook_leads_to_a_create_at_once(deployed: Deployed) -> None:
-    uid = deployed.upload_and_hear()
+    uid = deployed.upload_and_hear(generation_seconds=60.0)
     assert deployed.status(uid) == "inprogress"
 
 

@@ -55,6 +55,9 @@ def test_a_deployed_stack_is_proven_and_nothing_is_left_over(
     report = tmp_path / "report.md"
     with smoke(plain, report) as process:
         while process.poll() is None:
+            for (uid, kind), row in plain.rows().items():
+                if uid not in videos and row["status"] == "inprogress":
+                    plain.pass_time(uid, kind, seconds=30)
             plain.poll()  # more often than its schedule
         assert process.stdout
         said = process.stdout.read()

@@ -133,7 +133,7 @@ def test_without_leave_for_the_bus_a_webhook_is_recorded_and_answered_500(
     guarded: Deployed,
 ) -> None:
     with without(guarded, "ReceiveWebhook", "PutEvents"):
-        uid = guarded.upload()
+        uid = guarded.upload(generation_seconds=60.0)
         answers = eventually(lambda: guarded.webhook_answers(uid))
     assert answers == [500]
     assert guarded.status(uid) == "inprogress"
