@@ -83,7 +83,7 @@ package: build ## upload the code to S3 (BUCKET=name) and write packaged.json, t
 	@test -n "$(BUCKET)" || { echo "make package BUCKET=<a bucket in the region of the deployment>"; exit 1; }
 	$(PYTHON) package.py $(BUCKET)
 
-STACK := stream-downloads
+STACK ?= stream-downloads
 undeploy: $(VENV)/installed ## delete the stack from AWS (the downloads table stays)
 	sam delete --stack-name $(STACK)
 

@@ -16,12 +16,14 @@ from stream_downloads.services.register import register
 SERVICE = Service.from_environment()
 WEBHOOK_URL = os.environ["WEBHOOK_URL"]
 SECRET_ARN = os.environ["WEBHOOK_SECRET_ARN"]
+PERIOD_SECONDS = float(os.environ["RECONCILE_MINUTES"]) * 60
 STORE_SECRET = partial(store_signing_secret, aws.secrets_client(SECRET_ARN), SECRET_ARN)
 
 
 @observed
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Register the webhook, or make sure that it is registered."""
-    answer = register(SERVICE, WEBHOOK_URL, STORE_SECRET, commands.registration(event))
+    registration = commands.registration(event)
+    answer = register(SERVICE, WEBHOOK_URL, STORE_SECRET, registration, period=PERIOD_SECONDS)
     logger.info("Webhook registration", extra=answer)
     return answer

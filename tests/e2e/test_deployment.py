@@ -1,4 +1,4 @@
-"""Deploy the template and compare the stack with the contract."""
+"""Deploy the template and compare the stack with docs/reference.md."""
 
 from __future__ import annotations
 

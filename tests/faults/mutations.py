@@ -44,7 +44,7 @@ CONDITIONS: Final = ("test", "guard", "if")
 OPERATORS: Final = (ast.Compare, ast.BoolOp, ast.UnaryOp)  # what has changes of its own
 # No changes are made to log lines, metrics, what is raised, texts (with a space in them),
 # docstrings, annotations and decorators: no behaviour. Nor to what a class body says (fields,
-# enumerations, protocols): those are the fixed names of the contract, and mypy checks them.
+# enumerations, protocols): those are the fixed names of docs/reference.md, checked by mypy.
 LEFT_OUT: Final = re.compile(r"logger\.|record\(|cast\(|if TYPE_CHECKING|raise |import |from ")
 UNREAD: Final = ("annotation", "returns", "decorator_list", "type_params")
 

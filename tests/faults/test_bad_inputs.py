@@ -71,7 +71,7 @@ JSON = st.recursive(
     is_request=st.booleans(),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_comes_over_http_is_answered_in_the_words_of_the_contract(
+def test_whatever_comes_over_http_is_answered_as_the_reference_says(
     fields: dict[str, Any],
     is_request: bool,  # noqa: FBT001
 ) -> None:

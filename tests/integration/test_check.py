@@ -147,7 +147,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], list[str], str, str]] = {
         no_receiver_is_subscribed,
         ["subscription"],
         "to nobody. The reconciliation finds new videos, every 60 minutes.",
-        "Invoke RegisterWebhook with {}. Or deploy with ReconcileMinutes from 1 to 5",
+        "Invoke RegisterWebhook with {}. Or deploy with ReconcileMinutes from 1 to 10",
     ),
     "a closed gate": (
         lambda world: world.budget.close(100.0),
@@ -247,10 +247,10 @@ def test_a_check_writes_nothing_and_asks_cloudflare_three_times(world: World) ->
         (WEBHOOK_URL.rstrip("/"), True, 60, True, "to this stack"),
         (FOREIGN, True, 60, True, f"to {FOREIGN}. This stack knows their signing secret"),
         (FOREIGN, False, 60, False, f"to {FOREIGN}. The reconciliation"),
-        (FOREIGN, False, 6, False, "every 6 minutes."),
-        (FOREIGN, False, 5, True, "every 5 minutes."),
+        (FOREIGN, False, 11, False, "every 11 minutes."),
+        (FOREIGN, False, 10, True, "every 10 minutes."),
         (None, False, 1, True, "to nobody. The reconciliation finds new videos, every 1 minute."),
-        (None, False, 6, False, "to nobody."),
+        (None, False, 11, False, "to nobody."),
     ],
 )
 def test_each_way_to_hear_of_new_videos_is_ok(
@@ -271,7 +271,7 @@ def test_each_way_to_hear_of_new_videos_is_ok(
 def test_a_foreign_subscription_names_the_three_ways_out(world: World) -> None:
     another_subscribes(world)
     fix = findings(world, signing_secret=lambda: b"another")["subscription"]["fix"]
-    for way in ('{"force": true}', '{"subscribe": false}', "ReconcileMinutes from 1 to 5"):
+    for way in ('{"force": true}', '{"subscribe": false}', "ReconcileMinutes from 1 to 10"):
         assert way in fix
 
 

@@ -347,7 +347,7 @@ def public(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if not name.startswith("_")}
 
 
-def test_an_item_is_what_the_contract_says(dynamodb: DynamoDBClient, table: DownloadsTable) -> None:
+def test_an_item_is_as_the_reference_says(dynamodb: DynamoDBClient, table: DownloadsTable) -> None:
     row = ready(name="clip.mp4", requires_signed_url=True, duration_seconds=5.5, creator="me")
     table.add(row)
     assert public(item_of(dynamodb, row)) == {
@@ -386,7 +386,7 @@ def test_an_item_holds_only_what_goes_with_its_status(row: Download, names: set[
 
 
 def test_every_attribute_of_our_own_begins_with_an_underscore() -> None:
-    contract = {
+    of_the_reference = {
         "video_uid",
         "download_type",
         "status",
@@ -402,7 +402,7 @@ def test_every_attribute_of_our_own_begins_with_an_underscore() -> None:
         "updated_at",
         "ready_at",
     }
-    assert public(to_item(EVERYTHING)).keys() == contract
+    assert public(to_item(EVERYTHING)).keys() == of_the_reference
 
 
 @pytest.mark.parametrize(

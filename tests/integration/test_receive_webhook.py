@@ -1,4 +1,4 @@
-"""Test ReceiveWebhook by its contract: answers, writes, requests to Cloudflare."""
+"""Test ReceiveWebhook: its answers, its writes, its requests to Cloudflare."""
 
 from __future__ import annotations
 

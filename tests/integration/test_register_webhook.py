@@ -269,6 +269,22 @@ def test_a_refresh_takes_no_subscription_back_and_no_foreign_secret(
     assert "not as it was registered" in caplog.text
 
 
+@pytest.mark.parametrize(("minutes", "level"), [(10, "INFO"), (11, "WARNING")])
+def test_a_subscription_that_is_gone_is_a_warning_only_if_the_stack_depends_on_webhooks(
+    simulator: StreamSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    minutes: int,
+    level: str,
+) -> None:
+    invoke()
+    simulator.outbox.subscription = None
+    monkeypatch.setattr(app, "PERIOD_SECONDS", minutes * 60.0)
+    assert invoke(REFRESH) == {"result": "changed"}
+    (entry,) = [entry for entry in caplog.records if "as it was registered" in entry.message]
+    assert entry.levelname == level
+
+
 @pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.THROTTLED, Fault.FORBIDDEN])
 def test_a_refresh_that_fails_is_logged_and_left_to_the_next_one(
     simulator: StreamSimulator, fault: Fault, caplog: pytest.LogCaptureFixture

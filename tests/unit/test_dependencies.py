@@ -70,5 +70,5 @@ def test_download_types_are_a_list_with_commas(text: str, types: list[str]) -> N
 
 @pytest.mark.parametrize("text", ["", ",", "mp4", "default,", "Default", "default;audio"])
 def test_what_is_no_download_type_is_refused_with_those_that_are(text: str) -> None:
-    with pytest.raises(ValueError, match="is no download type: there are default, audio"):
+    with pytest.raises(ValueError, match="is no download type: there are default and audio"):
         types_of(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from stream_downloads.adapters.observability import Metric, _unit
+from stream_downloads.services.receive import receive
 from tests.support import aws_cli
 from tests.support.documents import DOCUMENTS, block, blocks, read, section, table_rows
 from tests.support.emulator import REPOSITORY
@@ -95,6 +97,13 @@ def test_the_reference_has_every_metric_with_its_unit(metric: Metric) -> None:
     rows = table_rows(section(REFERENCE, "## Metrics"))
     units = [row[1] for row in rows if row[0] == f"`{metric}`"]
     assert units == [_unit(metric).name.lower()]
+
+
+def test_the_reference_has_every_outcome_of_a_webhook() -> None:
+    (row,) = [row for row in table_rows(section(REFERENCE, "## Metrics")) if row[0] == "`Webhooks`"]
+    told = row[3].partition("`WebhookUrl`: ")[2]
+    texts = set(re.findall(r'"(\w+)"', inspect.getsource(receive)))
+    assert set(re.findall(r"`(\w+)`", told)) == texts - {"ready"}  # the state of a video
 
 
 @pytest.mark.parametrize("name", ALARMS)

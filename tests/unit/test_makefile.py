@@ -39,6 +39,13 @@ def test_a_python_without_venv_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert not environment.exists()
 
 
+@pytest.mark.parametrize(
+    ("exported", "used"), [({}, "stream-downloads"), ({"STACK": "another"}, "another")]
+)
+def test_the_stack_of_the_environment_is_used(exported: dict[str, str], used: str) -> None:
+    assert make("--eval=show:; @echo $(STACK)", "show", **exported).stdout == f"{used}\n"
+
+
 @pytest.mark.parametrize("variable", ["PIP_NO_CACHE_DIR", "UV_NO_CACHE"])
 @pytest.mark.parametrize(("home", "printed"), [("/dev/null", "1\n"), ("{tmp_path}", "")])
 def test_there_is_a_cache_if_the_home_can_be_written_to(

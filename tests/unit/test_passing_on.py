@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import urllib.request
+from contextlib import nullcontext
+from email.message import Message
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -26,12 +29,14 @@ URL = "https://receive.lambda-url.us-east-1.on.aws/"
 DRIVER = """
 import worker from "./worker.mjs";
 import { readFileSync } from "node:fs";
+const answered = Number(process.argv[3]);
 globalThis.fetch = async (url, options) => {
   console.log(JSON.stringify({
     url, method: options.method, headers: options.headers,
     body: Buffer.from(options.body).toString("base64"),
   }));
-  return new Response(null, { status: Number(process.argv[3]) });
+  if (!answered) throw new TypeError("not reached");
+  return new Response(null, { status: answered });
 };
 const request = new Request("https://owner.example.com/hook", {
   method: "POST",
@@ -50,38 +55,60 @@ def shown(language: str) -> str:
     return str(block)
 
 
-@pytest.mark.parametrize("is_base64", [True, False])
-def test_a_lambda_function_passes_a_request_on_unchanged(
-    monkeypatch: pytest.MonkeyPatch, *, is_base64: bool
-) -> None:
-    passed_on: list[urllib.request.Request] = []
+# The answer of WebhookUrl, 0 if it was not reached, and the owner's to Cloudflare.
+ANSWERS = [(200, 200), (403, 200), (413, 200), (429, 502), (500, 502), (0, 502)]
 
-    class Answer:
-        def __enter__(self) -> None:
-            """Enter."""
 
-        def __exit__(self, *_: object) -> None:
-            """Exit."""
+def passed_on(
+    monkeypatch: pytest.MonkeyPatch, event: dict[str, Any], answered: int
+) -> tuple[int, urllib.request.Request]:
+    """Invoke the function; return its answer and the request that it passes on."""
+    sent: list[urllib.request.Request] = []
 
-    def urlopen(request: urllib.request.Request, timeout: float) -> Answer:
+    def urlopen(request: urllib.request.Request, timeout: float) -> object:
         assert timeout <= 10
-        passed_on.append(request)
-        return Answer()
+        sent.append(request)
+        if not answered:
+            raise TimeoutError
+        if answered != 200:
+            raise HTTPError(URL, answered, "", Message(), None)
+        return nullcontext()
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setenv("STREAM_DOWNLOADS_URL", URL)
     module: dict[str, Any] = {}
     exec(shown("python"), module)  # noqa: S102
+    status = module["handler"](event, None)["statusCode"]
+    (request,) = sent
+    return status, request
+
+
+@pytest.mark.parametrize("is_base64", [True, False])
+@pytest.mark.parametrize(("answered", "answers"), ANSWERS)
+def test_a_lambda_function_passes_a_request_on_unchanged(
+    monkeypatch: pytest.MonkeyPatch, answered: int, answers: int, *, is_base64: bool
+) -> None:
     event = signed_event(BODY, is_base64=is_base64)
-    assert module["handler"](event, None)["statusCode"] == 200
-    (request,) = passed_on
+    status, request = passed_on(monkeypatch, event, answered)
+    assert status == answers
     assert request.full_url == URL
     assert request.data == BODY
     verify(BODY, request.get_header("Webhook-signature"), [EXAMPLE_SECRET], EXAMPLE_TIME)
 
 
+def test_a_lambda_function_bears_a_request_without_a_signature_and_a_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event = signed_event(BODY)
+    del event["headers"]["webhook-signature"], event["body"]
+    status, request = passed_on(monkeypatch, event, 403)
+    assert status == 200
+    assert request.data == b""
+    assert request.get_header("Webhook-signature") == ""
+
+
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
-@pytest.mark.parametrize(("answered", "answers"), [(200, 200), (403, 502), (500, 502)])
+@pytest.mark.parametrize(("answered", "answers"), ANSWERS)
 def test_a_worker_passes_a_request_on_unchanged(
     tmp_path: Path, answered: int, answers: int
 ) -> None:

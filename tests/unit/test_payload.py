@@ -80,12 +80,19 @@ def test_the_documented_payloads_are_taken() -> None:
         ({"action": "request", "video_uid": VIDEO_UID, "download_types": "audio"}, "a list such"),
         (
             {"action": "request", "video_uid": VIDEO_UID, "download_types": ["mp3"]},
-            "'mp3' is no download type: there are default, audio",
+            "'mp3' is no download type: there are default and audio",
         ),
-        ({"action": "request", "video_uid": VIDEO_UID, "download_types": [[]]}, "default, audio"),
+        (
+            {"action": "request", "video_uid": VIDEO_UID, "download_types": [[]]},
+            "default and audio",
+        ),
         ({"action": "retry", "download_types": ["audio"]}, "needs a video_uid"),
         ({"action": "delete", "video_uid": VIDEO_UID, "expires_in": 5}, "takes no 'expires_in'"),
-        ({"action": "link", "video_uid": VIDEO_UID, "download_type": "mp3"}, "default, audio"),
+        ({"action": "link", "video_uid": VIDEO_UID, "download_type": "mp3"}, "default and audio"),
+        (
+            {"action": "link", "video_uid": VIDEO_UID, "download_type": ["audio"]},
+            "download_type has to be one text",
+        ),
         ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 0}, "whole seconds"),
         ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 86_401}, "whole seconds"),
         ({"action": "link", "video_uid": VIDEO_UID, "expires_in": True}, "whole seconds"),

@@ -224,7 +224,10 @@ def _link(fields: Mapping[str, Any]) -> LinkCommand:
     uid = _uid(fields)
     if uid is None:
         raise BadRequest("link needs a video_uid")
-    (download_type,) = _download_types([fields.get("download_type", DownloadType.DEFAULT)])
+    named = fields.get("download_type", DownloadType.DEFAULT)
+    if not isinstance(named, str):
+        raise BadRequest('download_type has to be one text, such as "audio"')
+    (download_type,) = _download_types([named])
     expires_in = fields.get("expires_in", LINK_SECONDS)
     whole = isinstance(expires_in, int) and not isinstance(expires_in, bool)
     if not whole or not 1 <= expires_in <= LINK_SECONDS_AT_MOST:

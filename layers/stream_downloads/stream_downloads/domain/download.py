@@ -30,7 +30,7 @@ def download_types(names: Iterable[object]) -> tuple[DownloadType, ...]:
     types: dict[DownloadType, None] = {}
     for name in names:
         if name not in tuple(DownloadType):
-            known = ", ".join(DownloadType)
+            known = " and ".join(DownloadType)
             raise ValueError(f"{str(name)[:40]!r} is no download type: there are {known}")
         types[DownloadType(str(name))] = None
     return tuple(types)

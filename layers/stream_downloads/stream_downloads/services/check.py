@@ -18,6 +18,7 @@ from stream_downloads.domain.download import DownloadType, Lane, iso_time, queue
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT, oldest_due
 from stream_downloads.services.reconcile import LOOK_BACK
+from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
 from stream_downloads.services.register import is_same_url
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ POLL_OVERDUE: Final = 180.0
 RECONCILIATION_OVERDUE_AT_LEAST: Final = 600.0
 DUE_TOO_LONG: Final = 900.0
 # At most this many minutes between two reconciliations replace the webhook.
-MINUTES_WITHOUT_WEBHOOK: Final = 5.0
+MINUTES_WITHOUT_WEBHOOK: Final = WEBHOOK_TAKES_AT_MOST / 60
 # A backfill may wait for hours.
 LIVE_QUEUES: Final = tuple(queue_name(Lane.LIVE, creates=creates) for creates in (True, False))
 # Cloudflare's codes for credentials that are none, whatever they are to be used for.
@@ -84,7 +85,8 @@ TAKE_OVER_OR_SHARE: Final = (
     ' {"subscribe": false}, and have the owner of the subscription pass the requests on unchanged.'
 )
 WITHOUT_WEBHOOK: Final = (
-    "Or deploy with ReconcileMinutes from 1 to 5: then the stack works without any webhook."
+    f"Or deploy with ReconcileMinutes from 1 to {MINUTES_WITHOUT_WEBHOOK:g}: then the stack works"
+    " without any webhook."
 )
 STORE_AGAIN: Final = (
     'Invoke RegisterWebhook with {}, or with {"subscribe": false} if another system owns the'

@@ -21,7 +21,8 @@ Key = tuple[str, DownloadType]
 
 KEYS_AT_ONCE: Final = 100
 KNOWN_AT_MOST: Final = 20_000
-# The webhook of a video that has only just become ready may still be on its way.
+# The webhook of a video that has only just become ready may still be on its way. A stack that
+# reconciles at least this often depends on none.
 WEBHOOK_TAKES_AT_MOST: Final = 600.0
 
 

@@ -12,6 +12,7 @@ from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import iso_time
 from stream_downloads.services.gateway import CALL_SECONDS, NotNow
+from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +40,20 @@ def register(
     webhook_url: str,
     store_secret: Callable[[str], bool],
     registration: Registration,
+    *,
+    period: float = 3600.0,
 ) -> dict[str, Any]:
     """Make webhooks come in the way that the operator wants, or as before.
 
     Safe to repeat: what an earlier run left half done (subscribed, but the answer lost or the
     secret not stored), or a secret that Cloudflare has changed since, is fixed.
+
+    Args:
+        service: the parts of the service.
+        webhook_url: where Cloudflare has to send the webhooks.
+        store_secret: stores the signing secret, and returns False if it is stored already.
+        registration: how RegisterWebhook was invoked.
+        period: ReconcileMinutes, in seconds.
 
     Raises:
         ForeignSubscription: another URL is subscribed, and is not to be replaced.
@@ -53,7 +63,7 @@ def register(
         SecretUnavailable: the credentials for Cloudflare cannot be used.
     """
     if registration is Registration.REFRESH:
-        return refresh(service, webhook_url, store_secret)
+        return refresh(service, webhook_url, store_secret, period)
     # A secret that was corrected a minute ago has to work now.
     service.gateway.refresh_credentials()
     if registration is Registration.GUEST:
@@ -106,7 +116,7 @@ def be_guest(
 
 
 def refresh(
-    service: Service, webhook_url: str, store_secret: Callable[[str], bool]
+    service: Service, webhook_url: str, store_secret: Callable[[str], bool], period: float
 ) -> dict[str, Any]:
     """Store the signing secret again if it has changed at Cloudflare; the schedule invokes this.
 
@@ -120,7 +130,9 @@ def refresh(
         found = service.gateway.ask(service.gateway.stream.get_webhook, seconds=CALL_SECONDS)
         if found is None or (position == OWNER and not is_same_url(found, webhook_url)):
             details = {"position": position, "notification_url": found and found.notification_url}
-            logger.warning("The webhook subscription is not as it was registered", extra=details)
+            # A stack that reconciles this often needs no webhook: it may be gone on purpose.
+            log = logger.info if period <= WEBHOOK_TAKES_AT_MOST else logger.warning
+            log("The webhook subscription is not as it was registered", extra=details)
             return {"result": "changed"}
         answer = {"result": "refreshed", "secret_stored": store_secret(found.secret)}
     except (CloudflareError, NotNow, SecretUnavailable, ClientError, BotoCoreError) as error:
