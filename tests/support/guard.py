@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 
 @contextmanager
@@ -68,8 +70,16 @@ def main() -> int:
     code = process.wait()
     _kill(process)  # what it started may have stayed behind
     if directory:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(Path(directory))
     return code
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory; what is in it at the same time, because there are thousands of files."""
+    remove = partial(shutil.rmtree, ignore_errors=True)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(remove, [*directory.glob("*/")]))
+    remove(directory)
 
 
 def _kill_after_owner(process: subprocess.Popen[bytes]) -> None:

@@ -14,9 +14,10 @@ from stream_downloads.adapters.observability import described, logger
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import POLLER_LEASE
 from stream_downloads.adapters.stream_api import NotReached, RefusalKind, Refused
-from stream_downloads.domain.download import DownloadType, Lane, iso_time, queue_name
+from stream_downloads.domain.download import DownloadType, iso_time
 from stream_downloads.services.gateway import NotNow
 from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT, oldest_due
+from stream_downloads.services.poll import LIVE_QUEUES
 from stream_downloads.services.reconcile import LOOK_BACK
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
 from stream_downloads.services.register import is_same_url
@@ -40,8 +41,6 @@ RECONCILIATION_OVERDUE_AT_LEAST: Final = 600.0
 DUE_TOO_LONG: Final = 900.0
 # At most this many minutes between two reconciliations replace the webhook.
 MINUTES_WITHOUT_WEBHOOK: Final = WEBHOOK_TAKES_AT_MOST / 60
-# A backfill may wait for hours.
-LIVE_QUEUES: Final = tuple(queue_name(Lane.LIVE, creates=creates) for creates in (True, False))
 # Cloudflare's codes for credentials that are none, whatever they are to be used for.
 INVALID_CREDENTIALS: Final = frozenset({6003, 9103, 9106, 9109})
 # Cloudflare's codes for an address that leads nowhere, as with the id of no account.
@@ -392,7 +391,7 @@ class Inspection:
         return f"Open: {used} of {counted(limit, 'request')} used in five minutes.", None
 
     def _oldest_due(self) -> Verdict:
-        oldest = oldest_due(self._service, LIVE_QUEUES)
+        oldest = oldest_due(self._service, LIVE_QUEUES)  # a backfill may wait for hours
         now = self._service.clock()
         if oldest is None:
             return "Nothing is due.", None
