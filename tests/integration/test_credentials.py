@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -22,6 +22,8 @@ from stream_downloads.services.dependencies import Service
 from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]
@@ -98,14 +100,22 @@ def test_a_rotation_is_found_by_a_refresh(secretsmanager: SecretsManagerClient) 
     assert secrets.refresh() == (b"new", before)
 
 
-def test_every_client_has_explicit_limits() -> None:
-    for client in (aws.client("dynamodb"), aws.secrets_client(SECRET_ARN), aws.client("events")):
-        config = vars(client.meta.config)["_user_provided_options"]
-        assert config["connect_timeout"] == 1
-        assert config["read_timeout"] == 2
-        attempts = 2 if client.meta.service_model.service_name == "events" else 3
-        assert config["retries"] == {"total_max_attempts": attempts, "mode": "standard"}
-        assert config["max_pool_connections"] > max(poll.BATCH, reconcile_library.THREADS)
+@pytest.mark.parametrize(
+    ("client", "attempts"),
+    [
+        (lambda: aws.client("dynamodb"), 3),
+        (lambda: aws.secrets_client(SECRET_ARN), 3),
+        (lambda: aws.client("events"), 2),
+        (lambda: aws.client("lambda"), 1),
+    ],
+    ids=["dynamodb", "secretsmanager", "events", "lambda"],
+)
+def test_every_client_has_explicit_limits(client: Callable[[], Any], attempts: int) -> None:
+    config = vars(client().meta.config)["_user_provided_options"]
+    assert config["connect_timeout"] == 1
+    assert config["read_timeout"] == 2
+    assert config["retries"] == {"total_max_attempts": attempts, "mode": "standard"}
+    assert config["max_pool_connections"] > max(poll.BATCH, reconcile_library.THREADS)
 
 
 def test_the_functions_read_the_users_secret_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _LIMITS = Config(
     connect_timeout=1,
     read_timeout=2,
-    retries={"total_max_attempts": 3, "mode": "standard"},
     # A connection for each of the poller's 16 threads and for the main one, with some room. With
     # fewer (10 by default), threads throw TLS connections away and make new ones.
     max_pool_connections=24,
 )
-# A webhook waits for the bus, and Cloudflare for the webhook's answer.
-_EVENTS_LIMITS = _LIMITS.merge(Config(retries={"total_max_attempts": 2, "mode": "standard"}))
+# Cloudflare waits for the answer to a webhook, which waits for the bus and for Lambda. A run of the
+# poller that is not started is made up for within a minute.
+_ATTEMPTS = {"events": 2, "lambda": 1}
 
 
 @overload
@@ -37,7 +37,7 @@ def client(service: Literal["lambda"]) -> LambdaClient: ...
 def client(service: Any) -> Any:
     """Return the process's client: a second to connect, two to read, at most three attempts.
 
-    The event bus gets two attempts: they take seven seconds at most.
+    The event bus gets two attempts, which take seven seconds at most; Lambda gets one.
 
     The low-level client and not the resource, which takes longer to start; and one for all who
     need the service, because each takes as long again. Clients are safe in threads.
@@ -53,5 +53,6 @@ def secrets_client(secret_arn: str) -> SecretsManagerClient:
 
 @cache
 def _client(service: Any, region: str | None) -> Any:
-    limits = _EVENTS_LIMITS if service == "events" else _LIMITS
+    retries: Any = {"total_max_attempts": _ATTEMPTS.get(service, 3), "mode": "standard"}
+    limits = _LIMITS.merge(Config(retries=retries))
     return boto3.client(service, region_name=region, config=limits)
