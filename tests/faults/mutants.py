@@ -2,11 +2,14 @@
 
     make mutants                                         all modules, and the broken builds
     python -m tests.faults.mutants [-j 1] NAME …         some: transitions, steps, breaks
+    make mutants MUTANTS="--most 0"                      every change, in an hour
+
+Of each module so many changes are drawn, by a seed that is printed and can be given.
 
 The unchanged tests run first: all must pass, and each tells its time and the lines that it reaches.
 Then the process forks for every mutant: the child changes the loaded code, and runs the tests that
 reach the changed line, quick ones first, until one fails. Nothing is written to disk. With a mutant
-no test runs that took over a second.
+no test runs that took over half a second.
 
 A test that needs ten times its usual time of the processor has failed. A change that cannot be
 applied, or that makes a test wait for ever, is not caught: both are listed like a survivor. Ends
@@ -19,11 +22,12 @@ import argparse
 import ast
 import gc
 import os
+import random
 import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -66,7 +70,7 @@ TESTS: Final = (
 
 
 # Of the processor: a slower test is not run with the mutants, of which each survivor runs them all.
-QUICK_SECONDS: Final = 1.0
+QUICK_SECONDS: Final = 0.5
 
 
 class Attempt(NamedTuple):
@@ -81,8 +85,17 @@ class Attempt(NamedTuple):
 class Mutants:
     """A plugin that runs the collected tests unchanged, then some of them for every change."""
 
-    def __init__(self, modules: Sequence[str], at_once: int) -> None:
-        """Keep what to change, and how many processes there may be at once."""
+    def __init__(self, modules: Sequence[str], at_once: int, most: int, seed: int) -> None:
+        """Keep what to change, and how many processes there may be at once.
+
+        Args:
+            modules: the names of those to change; all if there are none.
+            at_once: how many processes.
+            most: changes of each module, 0 for all.
+            seed: draws these.
+        """
+        self.most = most
+        self.chance = random.Random(seed)  # noqa: S311
         self.files = [file for file in BOUNDS if not modules or Path(file).stem in modules]
         self.breaks = BREAKS if not modules or "breaks" in modules else ()
         self.at_once = at_once
@@ -100,7 +113,8 @@ class Mutants:
             if item.nodeid.startswith(prefixes):
                 self.run_alone(item)
         print(f"{len(self.seconds)} tests pass unchanged, {time.monotonic() - began:.0f} s")
-        attempts = [self.attempt(one, others) for file in self.files for one in mutants_of(file)]
+        drawn = [one for file in self.files for one in self.drawn(mutants_of(file))]
+        attempts = [self.attempt(one, others) for one in drawn]
         for one in self.breaks:
             description = f"invariant {one.invariant}: {one.name}"
             tests = [item for item in faults if item.nodeid.startswith(one.tests)]
@@ -111,6 +125,12 @@ class Mutants:
         session.testsfailed = report(attempts, self.run(attempts))
         print(f"{time.monotonic() - began:.0f} s")
         return True
+
+    def drawn(self, mutants: Iterable[Mutant]) -> list[Mutant]:
+        """Return the mutants of a module to try, in the order of its lines."""
+        every = list(mutants)
+        most = min(self.most or len(every), len(every))
+        return [every[number] for number in sorted(self.chance.sample(range(len(every)), most))]
 
     def run_unchanged(self, items: Sequence[pytest.Item]) -> None:
         """Run the tests once, and keep which lines each of them reaches."""
@@ -231,6 +251,8 @@ def main() -> int:
     """Run what was asked for; 1 if too much survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-j", type=int, default=2, dest="at_once", help="processes at once")
+    parser.add_argument("--most", type=int, default=40, help="changes of each module; 0: all")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("-t", nargs="+", dest="tests", help="the tests; the quick ones otherwise")
     parser.add_argument("modules", nargs="*", help="transitions, steps, ..., breaks")
     arguments = parser.parse_args()
@@ -242,7 +264,11 @@ def main() -> int:
     faults = sorted({test.partition("::")[0] for one in BREAKS for test in one.tests})
     chosen = arguments.tests or (faults if arguments.modules == ["breaks"] else [*TESTS, *faults])
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*options, *chosen], [Mutants(arguments.modules, arguments.at_once)]))
+    print(f"seed {arguments.seed}, at most {arguments.most or 'all'} changes of each module")
+    drawn_by = arguments.most, arguments.seed
+    return int(
+        pytest.main([*options, *chosen], [Mutants(arguments.modules, arguments.at_once, *drawn_by)])
+    )
 
 
 if __name__ == "__main__":
