@@ -1,4 +1,4 @@
-"""What DynamoDB charges, in read and write units.
+"""Compute what DynamoDB charges, in read and write units.
 
 Neither moto nor an in-memory table can tell: moto answers every query with half a unit and every
 write with one. So units are computed by DynamoDB's documented rules, from the items themselves:
@@ -49,7 +49,7 @@ class Units:
 
 
 def size_of(item: Item) -> int:
-    """The bytes that DynamoDB counts for an item: names and values."""
+    """Return the bytes that DynamoDB counts for an item: names and values."""
     return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
 
 
@@ -65,16 +65,16 @@ def _value_size(value: Mapping[str, Any]) -> int:
 
 
 def read_units(sizes: Iterable[int], *, consistent: bool) -> float:
-    """What one query page or one get costs: at least one block, half price if not consistent."""
+    """Return the cost of a query page or a get: a block or more, half if not consistent."""
     blocks = max(1, math.ceil(sum(sizes) / READ_BYTES))
     return blocks if consistent else blocks / 2
 
 
 class WritePrices:
-    """What a put into one table costs, its indexes included."""
+    """The cost of a put into one table, its indexes included."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """``schema`` is what ``create_table`` takes."""
+        """Take the schema that ``create_table`` takes."""
         key = [part["AttributeName"] for part in schema["KeySchema"]]
         self._indexes: dict[str, tuple[list[str], set[str]]] = {}
         for index in schema.get("GlobalSecondaryIndexes", ()):
@@ -83,7 +83,7 @@ class WritePrices:
             self._indexes[index["IndexName"]] = own_key, {*key, *own_key, *others}
 
     def units(self, before: Item | None, after: Item) -> int:
-        """What it costs to put ``after`` in the place of ``before``; the larger one counts."""
+        """Return the cost of putting ``after`` in the place of ``before``; the larger one counts."""
         units = _write_units(before, after)
         for key, projected in self._indexes.values():
             old, new = _entry(before, key, projected), _entry(after, key, projected)
@@ -99,7 +99,7 @@ class WritePrices:
 
 
 def _entry(item: Item | None, key: list[str], projected: set[str]) -> Item | None:
-    """An item as an index holds it; None if it does not."""
+    """Return an item as an index holds it; None if it does not."""
     if item is None or not all(name in item for name in key):
         return None
     return {name: value for name, value in item.items() if name in projected}
@@ -120,19 +120,19 @@ class MeteredDownloads(MemoryDownloads):
         self._entry_sizes: dict[Key, int] = {}
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
-        """One consistent read."""
+        """Count one consistent read."""
         row = super().get(video_uid, download_type)
         self._count_read([row] if row else [], consistent=True)
         return row
 
     def of_video(self, video_uid: str) -> list[Download]:
-        """One consistent query."""
+        """Count one consistent query."""
         rows = super().of_video(video_uid)
         self._count_read(rows, consistent=True)
         return rows
 
     def read(self, keys: Sequence[Key]) -> list[Download]:
-        """One consistent read of each row."""
+        """Count one consistent read of each row."""
         rows = super().read(keys)
         for row in rows:
             self._count_read([row], consistent=True)
@@ -171,12 +171,12 @@ class MeteredControl(MemoryControl):
         self._prices = WritePrices(table_schema("ControlTable"))
 
     def read(self, name: str) -> Record:
-        """One consistent read."""
+        """Count one consistent read."""
         self.units.read += read_units([size_of(self._item(name))], consistent=True)
         return super().read(name)
 
     def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:
-        """One conditional write, which costs the same if it fails."""
+        """Count one conditional write, which costs the same if it fails."""
         before = self._item(name)
         written = super().write(name, value, version)
         self.units.write += self._prices.units(before, self._item(name))
@@ -217,7 +217,7 @@ class Meter:
 
 
 def poller_run(due: int, total: int) -> tuple[Summary, float]:
-    """One pass of the poller over a table of DynamoDB's, in which moto plays DynamoDB.
+    """Run the poller once over a table in moto.
 
     Args:
         due: rows that wait for a look, and will be found ready.

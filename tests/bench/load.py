@@ -31,7 +31,7 @@ WRONGLY_SIGNED: Final = 0.2
 
 @dataclass
 class Load:
-    """What was sent, and how it was answered.
+    """The requests that were sent, and the answers.
 
     Attributes:
         seconds: of each answer to a webhook, how long it took.
@@ -47,7 +47,7 @@ class Load:
 
     @property
     def is_good(self) -> bool:
-        """Whether every webhook was taken and kept, and nothing else was."""
+        """Return True if every webhook was taken and kept, and nothing else was."""
         return not self.lost and set(self.signed) == {200} and set(self.unsigned) <= {403}
 
 
@@ -55,7 +55,7 @@ class Client:
     """One of those who send, until the time is over."""
 
     def __init__(self, deployed: Deployed, secret: str, number: int) -> None:
-        """``secret`` signs the webhooks; ``number`` decides what this client sends."""
+        """Sign webhooks with ``secret``; ``number`` decides what this client sends."""
         self._deployed = deployed
         self._secret = secret
         self._chance = random.Random(number)  # noqa: S311

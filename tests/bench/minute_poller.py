@@ -19,12 +19,12 @@ SECONDS = 10.0
 
 
 class MinutePoller:
-    """Everything in memory: it is never restarted here."""
+    """The simplest poller, with everything in memory: it is never restarted here."""
 
     def __init__(
         self, stream: StreamClient, limit: int, clock: VirtualClock, latency: float
     ) -> None:
-        """``limit`` is that of any rolling five minutes; ``latency`` that of a batch."""
+        """Take the limit of any rolling five minutes and the latency of a batch."""
         self.ready_at: dict[str, float] = {}
         self._stream = stream
         self._limit = limit
@@ -35,13 +35,13 @@ class MinutePoller:
         self._pending: dict[str, None] = {}
 
     def receive(self, uid: str) -> None:
-        """A webhook: create at once, if the limit allows."""
+        """Create at once after a webhook, if the limit allows."""
         self._wanted[uid] = None
         if self._free():
             self._create(uid)
 
     def run(self) -> None:
-        """What it does every minute."""
+        """Poll every unfinished download, once a minute."""
         self._batches(list(self._wanted), self._create)
         self._batches(list(self._pending), self._list)
 

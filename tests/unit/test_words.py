@@ -17,6 +17,7 @@ FOLDERS: Final = (
     *(
         f"tests/{name}"
         for name in (
+            "bench",
             "demo",
             "e2e",
             "faults",

@@ -53,7 +53,7 @@ class Registration(Enum):
     """The ways in which RegisterWebhook is invoked."""
 
     SUBSCRIBE = auto()  # unless another system is subscribed
-    TAKE_OVER = auto()  # whoever is subscribed
+    TAKE_OVER = auto()  # from another system
     GUEST = auto()  # leave the subscription to its owner
     REFRESH = auto()  # by the schedule: as it was, with the present secret
 
