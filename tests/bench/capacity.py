@@ -83,7 +83,7 @@ class WritePrices:
             self._indexes[index["IndexName"]] = own_key, {*key, *own_key, *others}
 
     def units(self, before: Item | None, after: Item) -> int:
-        """Return the cost of putting ``after`` in the place of ``before``; the larger one counts."""
+        """Return the cost of putting ``after`` in the place of ``before``, by the larger one."""
         units = _write_units(before, after)
         for key, projected in self._indexes.values():
             old, new = _entry(before, key, projected), _entry(after, key, projected)

@@ -1,4 +1,4 @@
-"""Measure what a cold start of ``receive_webhook`` costs, next to boto3 alone, and how large the layer is.
+"""Measure a cold start of ``receive_webhook`` next to boto3 alone, and the size of the layer.
 
 Both are the CPU time of a fresh process from its first statement on, with bytecode at hand. They
 are measured in turns, so that whatever else the machine does falls on both alike.
