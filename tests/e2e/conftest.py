@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from botocore.exceptions import BotoCoreError
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.e2e.deployed import ACCOUNT, ALARM_TOPIC, Deployed, deployed_on
@@ -90,7 +91,7 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
 def shows_no_secret(deployed: Deployed) -> None:
     """Fail if a secret is in any line that was logged, or in any row, in the life of a stack."""
     lines = [*deployed.log_lines(), json.dumps([*deployed.rows().values()], default=str)]
-    assert len(lines) > 10
+    assert len(lines) > 5, "a stack that was used has logged something"
     shown = "\n".join(lines)
     assert deployed.first_secret not in shown
     assert leak_in(shown) is None
@@ -106,7 +107,10 @@ def pytest_runtest_makereport(
         for name, value in getattr(item, "funcargs", {}).items():
             if isinstance(value, Deployed):
                 title = f"WARNING and ERROR lines of the functions ({name} stack)"
-                lines = value.warnings(since=call.start)
+                try:
+                    lines = value.warnings(since=call.start)
+                except BotoCoreError as error:  # a stack that is being taken down
+                    lines = [f"cannot be read: {error}"]
                 report.sections.append((title, "\n".join(lines) or "none"))
     return report
 
