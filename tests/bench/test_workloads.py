@@ -21,7 +21,7 @@ BOUNDS = {
     "steady": {"lists": 5.0, "mean": 3.5, "p95": 15.0, "write_units": 21.0, "read_units": 14.5},
     "quiet": {"mean": 4.0, "p95": 15.0},
     "window0": {"lists": 2.1, "mean": 40.0},
-    "bimodal": {"lists": 5.0, "mean": 4.5},
+    "bimodal": {"lists": 5.5, "mean": 6.0},
     "silent": {"lists": 9.0, "mean": 15.0, "p99": 60.0},
     "stalling": {"lists": 10.5, "mean": 12.0},
     "jumping": {"lists": 9.0, "mean": 20.0},
