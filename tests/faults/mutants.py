@@ -109,15 +109,15 @@ class Mutants:
         others = [item for item in session.items if item not in faults] if self.files else []
         self.run_unchanged(others)
         prefixes = tuple(test for one in self.breaks for test in one.tests)
-        for item in faults:
-            if item.nodeid.startswith(prefixes):
+        for item in session.items:
+            if item.nodeid.startswith(prefixes) and item.nodeid not in self.seconds:
                 self.run_alone(item)
         print(f"{len(self.seconds)} tests pass unchanged, {time.monotonic() - began:.0f} s")
         drawn = [one for file in self.files for one in self.drawn(mutants_of(file))]
         attempts = [self.attempt(one, others) for one in drawn]
         for one in self.breaks:
             description = f"invariant {one.invariant}: {one.name}"
-            tests = [item for item in faults if item.nodeid.startswith(one.tests)]
+            tests = [item for item in session.items if item.nodeid.startswith(one.tests)]
             attempts.append(Attempt("breaks", description, one.apply, self.quick_first(tests)))
         for file in self.files:
             functions_of(module_of(file))

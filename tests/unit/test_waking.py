@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from stream_downloads.adapters import aws
 from stream_downloads.adapters.shared_state import POLLER_LEASE, Lease
 from stream_downloads.domain.commands import BadRequest, PollCommand, poll
 from stream_downloads.domain.download import Status
 from stream_downloads.domain.pace import PACE, Pace, Sample
 from stream_downloads.services.poll import HAND_OVER_BEFORE, LEASE_SECONDS
-from stream_downloads.services.waker import CLAIM_SECONDS, KNOWN_FOR
+from stream_downloads.services.waker import CLAIM_SECONDS, KNOWN_FOR, waker_of
 from tests.support.clock import START
 from tests.support.memory import MemoryControl
 from tests.support.rows import AUDIO, DEFAULT
@@ -254,3 +256,41 @@ def test_a_run_is_started_by_an_operator_the_schedule_or_a_webhook(
 def test_any_other_payload_is_refused(payload: Any) -> None:
     with pytest.raises(BadRequest, match="PollDownloads takes no input"):
         poll(payload)
+
+
+@pytest.fixture
+def invoked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Collect the invocations of Lambda functions."""
+    calls: list[dict[str, Any]] = []
+
+    class Client:
+        def invoke(self, **call: Any) -> None:
+            calls.append(call)
+
+    monkeypatch.setattr(aws, "client", {"lambda": Client()}.__getitem__)
+    return calls
+
+
+def test_a_run_is_started_asynchronously_and_takes_the_claim_over(
+    invoked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLL_WINDOW_SECONDS", "55")
+    monkeypatch.setenv("POLL_DOWNLOADS_FUNCTION", "the-poller")
+    world = World()
+    waker = waker_of(world.service)
+    assert waker is not None
+    waker.wake(WINDOW)
+    assert invoked == [], "it falls due after the end of the run"
+    waker.wake(WINDOW - 1)
+    [call] = invoked
+    payload = json.loads(call.pop("Payload"))
+    assert call == {"FunctionName": "the-poller", "InvocationType": "Event"}
+    assert payload == {"claim": world.control.read(POLLER_LEASE).value["owner"]}
+    assert world.poll(0.0).ended == "another run is at work"
+    assert world.poll(0.0, command=poll(payload)).ended == "nothing more is due"
+
+
+def test_without_a_window_nothing_starts_runs_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLL_WINDOW_SECONDS", "0")
+    monkeypatch.setenv("POLL_DOWNLOADS_FUNCTION", "the-poller")
+    assert waker_of(World().service) is None
