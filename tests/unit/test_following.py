@@ -177,12 +177,18 @@ def test_what_an_operator_wants_meanwhile_is_noticed_in_seconds() -> None:
     assert deleted_at[0] - wanted_at < 6
 
 
-def test_what_others_wrote_meanwhile_stands() -> None:
-    world = World()
-    uid = followed(world, generation_seconds=600.0)
+def read_the_one_row(world: World) -> tuple[working_set.WorkingSet, Download]:
+    """Return the one row that is due within five minutes, and the working set that has read it."""
     rows = working_set.WorkingSet(world.downloads)
     rows.read("live-look", NOW + 300, NOW + 300)
     [row] = rows.due(["live-look"], NOW + 300)
+    return rows, row
+
+
+def test_what_others_wrote_meanwhile_stands() -> None:
+    world = World()
+    uid = followed(world, generation_seconds=600.0)
+    rows, row = read_the_one_row(world)
     kept = transitions.followed(row, polled(row))
     assert kept is not None
     rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept,)))
@@ -241,9 +247,7 @@ def test_both_downloads_of_a_video_are_followed_with_one_list(
 def test_a_row_that_could_not_be_read_or_changed_is_noticed_when_others_write_it() -> None:
     world = World()
     uid = followed(world, generation_seconds=600.0)
-    rows = working_set.WorkingSet(world.downloads)
-    rows.read("live-look", NOW + 300, NOW + 300)
-    [row] = rows.due(["live-look"], NOW + 300)
+    rows, row = read_the_one_row(world)
     rows.take([row], Outcome(Verdict.FAILED))
     assert rows.due(["live-look"], NOW + 300) == []
     rows.read("live-look", NOW + 300, NOW + 300)

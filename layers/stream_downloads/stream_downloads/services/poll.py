@@ -196,7 +196,8 @@ class Poller:
         now = self._clock()
         if now >= self._end:
             return False
-        self._read(LIVE_QUEUES, now, again=True)
+        del self._read_at[LIVE_QUEUES]
+        self._read(LIVE_QUEUES, now)
         has_news = self._rows.next_due_at() < self._end
         return has_news and self._acquire(now, scheduled=False)
 
@@ -243,10 +244,10 @@ class Poller:
                 return due, leave
         return [], 0.0
 
-    def _read(self, queues: Group, now: float, *, again: bool = False) -> None:
+    def _read(self, queues: Group, now: float) -> None:
         """Read new rows of these queues, every few seconds or as long as there are more."""
         again_after = READ_AGAIN_AFTER if queues == LIVE_QUEUES else READ_LESS_URGENT_AFTER
-        if now - self._read_at.get(queues, -math.inf) < again_after and not again:
+        if now - self._read_at.get(queues, -math.inf) < again_after:
             return
         until = max(now, self._end)
         has_more = [self._rows.read(queue, now, until) for queue in queues]
