@@ -7,10 +7,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import textwrap
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -20,6 +18,7 @@ import pytest
 
 from tests.playground.guide import COMMANDS
 from tests.support.emulator import REPOSITORY
+from tests.support.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,22 +37,9 @@ HOSTILE = {
 FOLLOW = "play events"
 
 
-@contextmanager
-def program(name: str, scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the demo or the playground, with that directory for what is temporary."""
-    with subprocess.Popen(
-        [sys.executable, "-B", "-m", f"tests.{name}"],
-        cwd=REPOSITORY,
-        env=os.environ | HOSTILE | {"TMPDIR": str(scratch)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()  # its guards end the rest
+def surroundings(scratch: Path) -> dict[str, str]:
+    """Return the environment of a program, with that directory for what is temporary."""
+    return os.environ | HOSTILE | {"TMPDIR": str(scratch)}
 
 
 # What other tests may make meanwhile.
@@ -141,7 +127,7 @@ def of_the_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demo(of_the_demo: Path) -> Iterator[subprocess.Popen[str]]:
     """Start the demo, which is at work while the playground is tested."""
-    with program("demo", of_the_demo) as process:
+    with program("demo", environment=surroundings(of_the_demo)) as process:
         yield process
 
 
@@ -152,7 +138,7 @@ def playground(
     """Start the playground, and wait until it has shown what to try."""
     assert demo.poll() is None
     scratch = tmp_path_factory.mktemp("playground")
-    with program("playground", scratch) as process:
+    with program("playground", environment=surroundings(scratch)) as process:
         playground = Playground(process, scratch, [])
         assert process.stdout
         for line in process.stdout:
@@ -261,7 +247,7 @@ def test_the_demo_ends_well_in_plain_lines_and_leaves_nothing_behind(
 
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     before = in_the_repository()
-    with program("demo", tmp_path) as process:
+    with program("demo", environment=surroundings(tmp_path)) as process:
         assert process.stdout
         for line in process.stdout:
             if "sam deploy" in line:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.e2e.deployed import ACCOUNT, Deployed
 from tests.support.deployment import STACK
-from tests.support.emulator import REPOSITORY
+from tests.support.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,19 +32,9 @@ def smoke(deployed: Deployed, report: Path, stack: str = STACK) -> Iterator[subp
         "PATH": os.environ["PATH"],
         "PYTHONPATH": ".:layers/stream_downloads",
     }
-    command = [sys.executable, "-m", "tests.smoke", stack, "--report", str(report)]
-    with subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    arguments = (stack, "--report", str(report))
+    with program("smoke", *arguments, environment=environment) as process:
+        yield process
 
 
 def test_a_deployed_stack_is_proven_and_nothing_is_left_over(

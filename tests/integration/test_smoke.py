@@ -86,7 +86,7 @@ class WorldStack:
 
 
 class Stage:
-    """A world with somebody's video in it, and a smoke test that is about to begin."""
+    """A world with the video of another user, and a smoke test that is about to begin."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.world = World(arriving=True)

@@ -45,7 +45,7 @@ NO_VERB: Final = NO_QUESTION | frozenset(f"{NOUNS} {OTHERS}".split())
 # A caller or an operator, again, fixed, automatically, polls.
 VAGUE: Final = re.compile(
     r"(?i)(?<![a-z])(somebody|someone|nobody|whoever|persons?|people|anew|afresh|aloud"
-    r"|mend(s|ed|ing)?|by itself)(?![a-z'])"
+    r"|mend(s|ed|ing)?|by itself)(?![a-z])"
 )
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef
