@@ -22,6 +22,7 @@ from stream_downloads.domain.download import Download, DownloadType, Lane
 from stream_downloads.domain.request_budget import Allowance
 from stream_downloads.domain.video import Video
 from stream_downloads.services import receive, video_events
+from stream_downloads.services.dependencies import Service
 from stream_downloads.services.poll import REQUEST_SECONDS, Poller
 from stream_downloads.services.record import Recorder
 from stream_downloads.services.steps import PollAt, Steps
@@ -118,9 +119,11 @@ def logged_with_the_token(self: ApiCredentials) -> Mapping[str, str]:
     return headers
 
 
-def logged_with_the_signature(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
+def logged_with_the_signature(
+    service: Service, delivery: Delivery, secrets: SigningSecrets, now: float
+) -> None:
     """Log the signature."""
-    _verify(delivery, secrets, now)
+    _verify(service, delivery, secrets, now)
     logger.info("verified", extra={"by": str(delivery.signature)[-64:]})
 
 

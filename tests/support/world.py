@@ -27,7 +27,7 @@ os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 
 
 from stream_downloads.services.receive import receive
-from stream_downloads.services.register import OWNER, REGISTRATION
+from stream_downloads.services.signing_secret import OWNER, REGISTRATION
 
 BY_HAND = PollCommand()
 SCHEDULED = PollCommand(scheduled=True)

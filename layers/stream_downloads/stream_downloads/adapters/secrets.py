@@ -111,6 +111,7 @@ class SigningSecrets:
         # A provider each: Powertools' cache does not tell the versions of a secret apart.
         current = SecretsProvider(boto3_client=client)
         previous = _PreviousVersion(boto3_client=client)
+        self._client, self._secret_arn = client, secret_arn
         self._current = _Secret(current, secret_arn, _signing_secret, monotonic)
         self._previous = _Secret(previous, secret_arn, _signing_secret_if_usable, monotonic)
         self._monotonic = monotonic
@@ -141,7 +142,19 @@ class SigningSecrets:
         ):
             return None
         self._refreshed_at = now
+        return self.reread()
+
+    def reread(self) -> tuple[bytes, ...]:
+        """Read both again, now.
+
+        Raises:
+            SecretUnavailable: as :meth:`candidates`.
+        """
         return self._candidates(force=True)
+
+    def store(self, secret: str) -> bool:
+        """Make ``secret`` the current one, as `store_signing_secret` does; return as that."""
+        return store_signing_secret(self._client, self._secret_arn, secret)
 
     def _candidates(self, *, force: bool) -> tuple[bytes, ...]:
         current = self._current.get(force=force)

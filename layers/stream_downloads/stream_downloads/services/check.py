@@ -20,7 +20,7 @@ from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT, oldest_due
 from stream_downloads.services.poll import LIVE_QUEUES
 from stream_downloads.services.reconcile import LOOK_BACK
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
-from stream_downloads.services.register import is_same_url
+from stream_downloads.services.signing_secret import is_same_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,12 +22,13 @@ from stream_downloads.domain.signature import NoSecret, Unauthentic, Unauthentic
 from stream_downloads.domain.video import Unusable, Video, parse_webhook
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
+from stream_downloads.services.signing_secret import refresh_as_guest
 from stream_downloads.services.steps import Verdict
 from stream_downloads.services.video_events import pass_on
 from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stream_downloads.adapters.event_bus import EventBus
     from stream_downloads.adapters.function_url import Delivery
@@ -60,7 +61,7 @@ def receive(
     now = service.clock()
     try:
         delivery = function_url.unwrap(event)
-        verify(delivery, secrets, now)
+        verify(service, delivery, secrets, now)
         video = parse_webhook(delivery.body)
         grant = permit(service, video)
         try:
@@ -87,17 +88,34 @@ def receive(
     return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
 
-def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
-    """Verify the signature; if it is wrong, once more with freshly read secrets."""
-    try:
-        signature.verify(delivery.body, delivery.signature, secrets.candidates(), now)
-    except Unauthentic as refusal:
-        if refusal.reason is not UnauthenticReason.MISMATCH:
-            raise
-        fresh = secrets.refresh()
-        if fresh is None:
-            raise
-        signature.verify(delivery.body, delivery.signature, fresh, now)
+def verify(service: Service, delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
+    """Verify the signature under each of the signing secrets until it is right.
+
+    Raises:
+        Unauthentic: it is right under none.
+        SecretUnavailable: no secret can be read.
+        NoSecret: there is none that could verify.
+    """
+    for candidates in signing_secrets(service, secrets):
+        try:
+            signature.verify(delivery.body, delivery.signature, candidates, now)
+        except Unauthentic as refusal:
+            if refusal.reason is not UnauthenticReason.MISMATCH:
+                raise
+        else:
+            return
+    raise Unauthentic(UnauthenticReason.MISMATCH)
+
+
+def signing_secrets(service: Service, secrets: SigningSecrets) -> Iterator[tuple[bytes, ...]]:
+    """Yield the secrets in memory, then freshly read ones, then those that the owner has now."""
+    yield secrets.candidates()
+    fresh = secrets.refresh()
+    if fresh is None:
+        return
+    yield fresh
+    if refresh_as_guest(service, secrets.store):
+        yield secrets.reread()
 
 
 def permit(service: Service, video: Video) -> Grant:

@@ -16,7 +16,7 @@ from stream_downloads.domain.download import Lane, iso_time
 from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, LookBack, Reach, Walk
 from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST, Known, Recorder
-from stream_downloads.services.register import REGISTRATION
+from stream_downloads.services.signing_secret import REGISTRATION
 from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
