@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import urllib3
 
-from tests.demo.scenario import AUDIO, DEFAULT, Key, Library, complaints
+from tests.demo.scenario import AUDIO, DEFAULT, Item, Key, Library, complaints
+from tests.demo.screen import Screen
 from tests.demo.stage import Poller, Subscriber, poller, rows_of
-from tests.simulator import signature
+from tests.simulator import SimulatorServer, StreamSimulator, signature
+from tests.support.deployment import Stack
 from tests.support.template import template
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from tests.demo.scenario import Item
-    from tests.demo.screen import Screen
-    from tests.simulator import SimulatorServer, StreamSimulator
-    from tests.support.deployment import Stack
-
-    Rows = Mapping[Key, Item]
+Rows = Mapping[Key, Item]
 
 REQUEST_LIMIT: int = template()["Parameters"]["CloudflareRequestLimit"]["Default"]
 # Seconds, from the first line on the screen.

@@ -7,20 +7,15 @@ import re
 import shlex
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tests.demo.play import REQUEST_LIMIT
-from tests.demo.scenario import DEFAULT, Key, creates_by_download
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.demo.play import Ending
-    from tests.demo.scenario import Item
-    from tests.demo.screen import Screen
-    from tests.simulator import StreamSimulator
-    from tests.support.deployment import Stack
+from tests.demo.play import REQUEST_LIMIT, Ending
+from tests.demo.scenario import DEFAULT, Item, Key, creates_by_download
+from tests.demo.screen import Screen
+from tests.simulator import StreamSimulator
+from tests.support.deployment import Stack
 
 CLOUDFLARES_LIMIT = 1200
 

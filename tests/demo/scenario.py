@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tests.simulator import StreamSimulator, Upload
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DEFAULT, AUDIO = "default", "audio"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import signal
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -15,14 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+from tests.demo.scenario import Clip, Item, Key
+from tests.simulator import StreamSimulator
 
-    from tests.demo.scenario import Clip, Item, Key
-    from tests.simulator import StreamSimulator
-
-    Rows = Mapping[Key, Item]
+Rows = Mapping[Key, Item]
 
 PICTURE_WIDTH = WIDE = 110
 STYLES = {

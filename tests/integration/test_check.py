@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -18,15 +18,12 @@ from stream_downloads.services.dependencies import Service
 from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT
 from stream_downloads.services.reconcile import Run
 from tests.integration.conftest import WEBHOOK_SECRET
-from tests.simulator import Fault
+from tests.simulator import Fault, StreamSimulator
 from tests.support.events import LambdaContext, load_event
 from tests.support.rows import requested
 from tests.support.secrets_manager import SecretsManager
 from tests.support.template import template
 from tests.support.world import WEBHOOK_URL, World
-
-if TYPE_CHECKING:
-    from tests.simulator import StreamSimulator
 
 Findings = dict[str, dict[str, Any]]
 

@@ -7,7 +7,8 @@ import ssl
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_socket
@@ -24,10 +25,6 @@ from stream_downloads.adapters.stream_api import (
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.request_budget import RateLimit
 from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)

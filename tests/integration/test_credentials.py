@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -22,8 +23,6 @@ from stream_downloads.services.dependencies import Service
 from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CREDENTIALS_ARN = REFERENCES["CloudflareSecretArn"]

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.demo.scenario import Key
 from tests.demo.screen import FILES, outcome, shortened
-from tests.demo.stage import rows_of
+from tests.demo.stage import Stage, rows_of
 from tests.support.template import template
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.demo.scenario import Key
-    from tests.demo.stage import Stage
 
 FUNCTIONS = tuple(
     name.removesuffix("Function")

@@ -13,7 +13,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import urllib3
 
@@ -21,9 +21,7 @@ from tests.simulator.core import API_PATH, StreamSimulator, parse_query
 from tests.simulator.faults import Fault
 from tests.simulator.messages import Request, Response, Wire
 from tests.simulator.videos import FILE_NAMES, Upload, Video
-
-if TYPE_CHECKING:
-    from tests.simulator.webhooks import Webhook
+from tests.simulator.webhooks import Webhook
 
 DOOR = "/_simulator"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +21,6 @@ import deploy
 from tests.support.emulator import REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from botocore.config import Config
 
 TEMPLATE = """

@@ -9,7 +9,8 @@ import subprocess
 import urllib.request
 from contextlib import nullcontext
 from email.message import Message
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import pytest
@@ -18,9 +19,6 @@ from stream_downloads.adapters.function_url import unwrap
 from stream_downloads.domain.signature import verify
 from tests.support.emulator import REPOSITORY
 from tests.support.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Bytes that do not survive a parse and a serialisation: spaces, an order, a character of two bytes.
 BODY = '{"uid":  "6b9e68b07dfee8cc2d116e4c51d6a957", "b": 1.0,"a":"\u00e9"}\n'.encode()
