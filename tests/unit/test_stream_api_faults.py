@@ -8,7 +8,6 @@ import pytest
 
 from stream_downloads.adapters.stream_api import (
     CloudflareError,
-    NotReached,
     RefusalKind,
     Refused,
     StreamClient,
@@ -164,22 +163,3 @@ def test_what_is_odd_about_a_download_is_passed_on_or_left_open(
     assert state.status == status
     assert state.percent_complete == percent
     assert state.url == (url and url.format(uid=uid))
-
-
-def test_after_a_fault_the_next_call_succeeds(
-    simulator: StreamSimulator, client: StreamClient
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(Fault.SLOW_BODY)
-    with pytest.raises(Refused):
-        client.create_download(uid, None, seconds=5)
-    assert client.list_downloads(uid, seconds=5).keys() == {"default"}
-
-
-def test_a_create_that_could_not_connect_is_safe_to_repeat(
-    simulator: StreamSimulator, client: StreamClient
-) -> None:
-    simulator.faults.script(Fault.CANNOT_CONNECT)
-    with pytest.raises(NotReached) as caught:
-        client.create_download(simulator.upload(), None, seconds=5)
-    assert not caught.value.ambiguous
