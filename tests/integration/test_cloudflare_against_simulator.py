@@ -104,19 +104,6 @@ def test_the_other_calls_work_too(client: StreamClient, simulator: StreamSimulat
     assert client.get_webhook(seconds=5) is None
 
 
-def test_an_email_and_a_key_are_let_in(server: SimulatorServer) -> None:
-    settings = server.simulator.settings
-    client = StreamClient(
-        settings.account_id,
-        base_url=server.base_url,
-        authorization=lambda: {
-            "X-Auth-Email": settings.api_email,
-            "X-Auth-Key": settings.api_key,
-        },
-    )
-    assert client.list_videos(seconds=5).videos == []
-
-
 def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
     heard: list[RateLimit] = []
     connect(server, on_rate_limit=heard.append).list_videos(seconds=5)

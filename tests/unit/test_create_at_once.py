@@ -10,14 +10,12 @@ from botocore.exceptions import ClientError
 
 from stream_downloads.adapters.download_item import Unreadable
 from stream_downloads.adapters.observability import logger
-from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.domain.download import Download, Lane, Status, Step, Work
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
 from stream_downloads.services.steps import Outcome, Steps
 from tests.simulator import Fault
-from tests.support.memory import MemoryDownloads
 from tests.support.rows import AUDIO, DEFAULT, NOW, requested
 from tests.support.world import FixedCredentials, World
 
@@ -142,21 +140,6 @@ def test_nothing_that_happens_after_the_intent_undoes_the_200(
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
 
 
-class Failing(MemoryDownloads):
-    """A table that does not take what is written."""
-
-    error: Exception = RuntimeError()
-
-    def add(self, row: Download) -> Download | None:  # noqa: ARG002
-        raise self.error
-
-
-class FailingWorld(World):
-    """A world with that table."""
-
-    downloads_type = Failing
-
-
 @pytest.mark.parametrize(
     "error",
     [
@@ -168,23 +151,14 @@ class FailingWorld(World):
 def test_an_intent_that_cannot_be_recorded_is_answered_with_a_500(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Failing, "error", error)
-    world = FailingWorld()
+    def fail(_: Download) -> Any:
+        raise error
+
+    world = World()
+    monkeypatch.setattr(world.downloads, "add", fail)
     world.simulator.upload()
     assert world.deliver_webhooks() == [500]
     assert world.simulator.calls == []
-
-
-def test_a_secret_that_cannot_be_read_is_our_own_fault() -> None:
-    world = World()
-
-    def unavailable() -> Any:
-        raise SecretUnavailable("secret arn: it cannot be read")
-
-    world.secrets.candidates = unavailable  # type: ignore[method-assign]
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [500]
-    assert rows(world) == []
 
 
 def test_no_token_and_no_signature_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:

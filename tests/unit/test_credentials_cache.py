@@ -362,15 +362,6 @@ def store(secrets_manager: SecretsManager, secret: str) -> bool:
     return secrets.store_signing_secret(cast("Any", secrets_manager), ARN, secret)
 
 
-def test_a_new_secret_is_stored_and_the_old_one_kept(secrets_manager: SecretsManager) -> None:
-    secrets_manager.store(ARN, signing_secret("first"))
-    assert store(secrets_manager, "second") is True
-    assert secrets_manager.versions[ARN] == {
-        "AWSCURRENT": signing_secret("second"),
-        "AWSPREVIOUS": signing_secret("first"),
-    }
-
-
 def test_the_same_secret_is_not_stored_again(secrets_manager: SecretsManager) -> None:
     secrets_manager.store(ARN, '{ "webhook_secret": "first" }')
     assert store(secrets_manager, "first") is False
