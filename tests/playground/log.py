@@ -13,13 +13,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.demo.scenario import Key
 from tests.demo.screen import FILES, outcome, shortened
 from tests.demo.stage import Stage, rows_of
-from tests.support.template import template
+from tests.support.template import resources
 
-FUNCTIONS = tuple(
-    name.removesuffix("Function")
-    for name, resource in template()["Resources"].items()
-    if resource["Type"] == "AWS::Serverless::Function"
-)
+FUNCTIONS = [name.removesuffix("Function") for name in resources("AWS::Serverless::Function")]
 # Seconds.
 READ_LOGS_EVERY = 2.0
 READ_LOGS_BACK = 120.0

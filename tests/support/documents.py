@@ -32,7 +32,7 @@ def blocks(document: str, language: str = "sh", containing: str = "") -> list[st
     return [textwrap.dedent(block) for block in found if containing in block]
 
 
-def block(document: str, language: str, containing: str) -> str:
+def block(document: str, language: str, containing: str = "") -> str:
     """Return the one block of a document that contains a text."""
     (only,) = blocks(document, language, containing)
     return only

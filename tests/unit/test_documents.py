@@ -21,7 +21,7 @@ from stream_downloads.services.receive import receive
 from tests.support import aws_cli
 from tests.support.documents import DOCUMENTS, block, blocks, read, section, table_rows
 from tests.support.emulator import REPOSITORY
-from tests.support.template import template
+from tests.support.template import resources, template
 
 REFERENCE: Final = "docs/reference.md"
 OPERATE: Final = "docs/operate.md"
@@ -35,16 +35,14 @@ PICTURES: Final = sorted(
 
 def names(kind: str, ending: str) -> list[str]:
     """Return the names of the template's resources of a type, without their ending."""
-    resources = template()["Resources"].items()
-    return [name.removesuffix(ending) for name, found in resources if found["Type"] == kind]
+    return [name.removesuffix(ending) for name in resources(kind)]
 
 
 ALARMS: Final = names("AWS::CloudWatch::Alarm", "Alarm")
 FUNCTIONS: Final = names("AWS::Serverless::Function", "Function")
 QUERIES: Final = [
-    found["Properties"]["Name"]["Sub"].partition("/")[2]
-    for found in template()["Resources"].values()
-    if found["Type"] == "AWS::Logs::QueryDefinition"
+    query["Name"]["Sub"].partition("/")[2]
+    for query in resources("AWS::Logs::QueryDefinition").values()
 ]
 
 

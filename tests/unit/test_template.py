@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.emulator import REPOSITORY
-from tests.support.template import template
+from tests.support.template import resources, template
 
 # The names that scripts use.
 PARAMETERS = {
@@ -43,14 +43,6 @@ OUTPUTS = {
 }
 # What CloudFormation takes as a version's description.
 LONGEST_DESCRIPTION = 256
-
-
-def resources(kind: str) -> dict[str, dict[str, Any]]:
-    return {
-        name: resource["Properties"]
-        for name, resource in template()["Resources"].items()
-        if resource["Type"] == kind
-    }
 
 
 def allowed_to(function: str) -> list[dict[str, Any]]:
