@@ -142,11 +142,7 @@ class World:
             self.clock.happen = self._happen
 
     def make_service(
-        self,
-        limit: int,
-        download_types: tuple[DownloadType, ...],
-        retention: float,
-        seed: int,
+        self, limit: int, download_types: tuple[DownloadType, ...], retention: float, seed: int
     ) -> Service:
         """Return the service, as one function would have it."""
         return Service(

@@ -11,12 +11,7 @@ from botocore.exceptions import ClientError
 from stream_downloads.adapters.observability import Metric
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget, Grant
-from stream_downloads.adapters.stream_api import (
-    CloudflareError,
-    NotReached,
-    RefusalKind,
-    Refused,
-)
+from stream_downloads.adapters.stream_api import CloudflareError, NotReached, RefusalKind, Refused
 from stream_downloads.domain.download import iso_time
 from stream_downloads.domain.request_budget import USE_WITHIN, Asker
 from stream_downloads.services import gateway as gateway_module

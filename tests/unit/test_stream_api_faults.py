@@ -6,12 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stream_downloads.adapters.stream_api import (
-    CloudflareError,
-    RefusalKind,
-    Refused,
-    StreamClient,
-)
+from stream_downloads.adapters.stream_api import CloudflareError, RefusalKind, Refused, StreamClient
 from tests.simulator import BASE_URL, Fault, InProcessPool, StreamSimulator
 from tests.support.clock import VirtualClock
 

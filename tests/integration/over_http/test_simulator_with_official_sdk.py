@@ -9,30 +9,15 @@ from typing import Any
 
 import cloudflare
 import pytest
-import pytest_socket
+from cloudflare import Cloudflare as Sdk
 
-from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
+from tests.simulator import Fault, Settings, SimulatorServer, StreamSimulator, download_url
 
-
-@pytest.fixture(autouse=True)
-def aws() -> None:
-    """Allow loopback alone; no test here needs AWS."""
-    pytest_socket.socket_allow_hosts(["127.0.0.1"])
+ACCOUNT: Any = {"account_id": Settings.account_id}
 
 
-@pytest.fixture
-def server() -> Iterator[SimulatorServer]:
-    with SimulatorServer() as server:
-        yield server
-
-
-@pytest.fixture
-def simulator(server: SimulatorServer) -> StreamSimulator:
-    return server.simulator
-
-
-def connect(server: SimulatorServer, **credentials: str) -> cloudflare.Cloudflare:
-    return cloudflare.Cloudflare(
+def connect(server: SimulatorServer, **credentials: str) -> Sdk:
+    return Sdk(
         base_url=server.base_url,
         max_retries=0,
         # What the SDK finds out about this machine for its headers is of no use here.
@@ -42,21 +27,16 @@ def connect(server: SimulatorServer, **credentials: str) -> cloudflare.Cloudflar
 
 
 @pytest.fixture
-def sdk(server: SimulatorServer) -> Iterator[cloudflare.Cloudflare]:
+def sdk(server: SimulatorServer) -> Iterator[Sdk]:
     with connect(server) as sdk:
         yield sdk
 
 
-@pytest.fixture
-def account(simulator: StreamSimulator) -> dict[str, Any]:
-    return {"account_id": simulator.settings.account_id}
-
-
 def test_the_sdk_creates_follows_and_deletes_downloads(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
+    sdk: Sdk, simulator: StreamSimulator
 ) -> None:
     uid = simulator.upload(generation_seconds=0.2)
-    created = sdk.stream.downloads.create(uid, **account)
+    created = sdk.stream.downloads.create(uid, **ACCOUNT)
     assert created
     assert created.default
     assert created.default.status == "inprogress"
@@ -64,8 +44,8 @@ def test_the_sdk_creates_follows_and_deletes_downloads(
     ready_at = simulator.ready_at(uid, "default")
     assert ready_at
     while time.time() < ready_at:
-        assert sdk.stream.downloads.get(uid, **account)
-    found = sdk.stream.downloads.get(uid, **account)
+        assert sdk.stream.downloads.get(uid, **ACCOUNT)
+    found = sdk.stream.downloads.get(uid, **ACCOUNT)
     assert found
     assert found.default
     assert found.default.to_dict() == {
@@ -73,18 +53,16 @@ def test_the_sdk_creates_follows_and_deletes_downloads(
         "url": download_url(uid, "default"),
         "percentComplete": 100.0,
     }
-    assert sdk.stream.downloads.delete(uid, **account) == "ok"
-    assert sdk.stream.downloads.get(uid, **account).to_dict() == {}  # type: ignore[union-attr]
+    assert sdk.stream.downloads.delete(uid, **ACCOUNT) == "ok"
+    assert sdk.stream.downloads.get(uid, **ACCOUNT).to_dict() == {}  # type: ignore[union-attr]
 
 
-def test_the_sdk_reads_an_audio_download(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
-) -> None:
+def test_the_sdk_reads_an_audio_download(sdk: Sdk, simulator: StreamSimulator) -> None:
     uid = simulator.upload()
-    base = f"/accounts/{account['account_id']}/stream/{uid}/downloads"
+    base = f"/accounts/{ACCOUNT['account_id']}/stream/{uid}/downloads"
     # The SDK has no method of its own for a type.
     sdk.post(f"{base}/audio", cast_to=object)
-    found = sdk.stream.downloads.get(uid, **account)
+    found = sdk.stream.downloads.get(uid, **ACCOUNT)
     assert found
     assert found.audio
     assert found.audio.url == download_url(uid, "audio")
@@ -92,26 +70,22 @@ def test_the_sdk_reads_an_audio_download(
     assert simulator.videos[uid].downloads == {}
 
 
-def test_the_sdk_lists_videos_by_time_and_state(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
-) -> None:
+def test_the_sdk_lists_videos_by_time_and_state(sdk: Sdk, simulator: StreamSimulator) -> None:
     first, _failed, last = (simulator.upload(error_code=code) for code in (None, "ERR", None))
     now = datetime.now(UTC)
     hour = timedelta(hours=1)
-    listed = sdk.stream.list(**account, status="ready", asc=True, start=now - hour, limit=1000)
+    listed = sdk.stream.list(**ACCOUNT, status="ready", asc=True, start=now - hour, limit=1000)
     assert [video.uid for video in listed] == [first, last]
-    listed = sdk.stream.list(**account, after=now - hour, before=now + hour, limit=1)
+    listed = sdk.stream.list(**ACCOUNT, after=now - hour, before=now + hour, limit=1)
     assert [video.uid for video in listed] == [last]
-    assert list(sdk.stream.list(**account, start=now + hour)) == []
+    assert list(sdk.stream.list(**ACCOUNT, start=now + hour)) == []
 
 
-def test_the_sdk_reads_a_video(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
-) -> None:
+def test_the_sdk_reads_a_video(sdk: Sdk, simulator: StreamSimulator) -> None:
     uid = simulator.upload(
         duration_seconds=5.5, private=True, creator="a-creator", live_input="abc"
     )
-    video = sdk.stream.get(uid, **account)
+    video = sdk.stream.get(uid, **ACCOUNT)
     assert video
     assert video.uid == uid
     assert video.duration == 5.5
@@ -124,30 +98,26 @@ def test_the_sdk_reads_a_video(
     assert abs(video.created.timestamp() - simulator.videos[uid].created_at) < 0.001
 
 
-def test_the_sdk_subscribes_reads_and_unsubscribes(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
-) -> None:
-    first = sdk.stream.webhooks.update(**account, body_notification_url_1="https://a.example/")
-    second = sdk.stream.webhooks.update(**account, body_notification_url_2="https://b.example/")
+def test_the_sdk_subscribes_reads_and_unsubscribes(sdk: Sdk, simulator: StreamSimulator) -> None:
+    first = sdk.stream.webhooks.update(**ACCOUNT, body_notification_url_1="https://a.example/")
+    second = sdk.stream.webhooks.update(**ACCOUNT, body_notification_url_2="https://b.example/")
     assert first
     assert second
     assert first.secret != second.secret
-    found = sdk.stream.webhooks.get(**account)
+    found = sdk.stream.webhooks.get(**ACCOUNT)
     assert found
     assert found.notification_url == "https://b.example/"
     assert found.secret == second.secret
     assert found.modified
-    assert sdk.stream.webhooks.delete(**account) == "ok"
+    assert sdk.stream.webhooks.delete(**ACCOUNT) == "ok"
     assert simulator.outbox.subscription is None
 
 
-def test_the_sdk_gets_a_token(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any]
-) -> None:
+def test_the_sdk_gets_a_token(sdk: Sdk, simulator: StreamSimulator) -> None:
     uid = simulator.upload(private=True, generation_seconds=0)
-    sdk.stream.downloads.create(uid, **account)
+    sdk.stream.downloads.create(uid, **ACCOUNT)
     exp = int(time.time()) + 60
-    answer = sdk.stream.token.create(uid, **account, exp=exp, downloadable=True)
+    answer = sdk.stream.token.create(uid, **ACCOUNT, exp=exp, downloadable=True)
     assert answer
     assert answer.token
     url = download_url(uid, "default")
@@ -155,42 +125,37 @@ def test_the_sdk_gets_a_token(
     assert simulator.fetch(url.replace(uid, answer.token)) == 200
 
 
-def test_the_sdk_is_let_in_by_an_email_and_a_key(
-    server: SimulatorServer, account: dict[str, Any]
-) -> None:
+def test_the_sdk_is_let_in_by_an_email_and_a_key(server: SimulatorServer) -> None:
     settings = server.simulator.settings
     with connect(server, api_email=settings.api_email, api_key=settings.api_key) as sdk:
-        assert list(sdk.stream.list(**account)) == []
+        assert list(sdk.stream.list(**ACCOUNT)) == []
 
 
 def test_the_sdk_knows_the_errors(
     server: SimulatorServer,
-    sdk: cloudflare.Cloudflare,
+    sdk: Sdk,
     simulator: StreamSimulator,
-    account: dict[str, Any],
 ) -> None:
     with pytest.raises(cloudflare.NotFoundError) as missing:
-        sdk.stream.downloads.get("0" * 32, **account)
+        sdk.stream.downloads.get("0" * 32, **ACCOUNT)
     assert [error.code for error in missing.value.errors] == [10003]
     with (
         connect(server, api_token="wrong") as stranger,
         pytest.raises(cloudflare.AuthenticationError) as unknown,
     ):
-        stranger.stream.get("0" * 32, **account)
+        stranger.stream.get("0" * 32, **ACCOUNT)
     assert [error.code for error in unknown.value.errors] == [10000]
     with pytest.raises(cloudflare.BadRequestError) as early:
-        sdk.stream.downloads.create(simulator.upload(encode_seconds=60), **account)
+        sdk.stream.downloads.create(simulator.upload(encode_seconds=60), **ACCOUNT)
     assert [error.code for error in early.value.errors] == [10005]
     simulator.others_send(1200)
     with pytest.raises(cloudflare.RateLimitError) as blocked:
-        sdk.stream.webhooks.get(**account)
+        sdk.stream.webhooks.get(**ACCOUNT)
     assert int(blocked.value.response.headers["retry-after"]) in (299, 300)
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_BEFORE, Fault.RESET_AFTER], ids=str)
-def test_the_sdk_sees_a_reset_as_one(
-    sdk: cloudflare.Cloudflare, simulator: StreamSimulator, account: dict[str, Any], fault: Fault
-) -> None:
+def test_the_sdk_sees_a_reset_as_one(sdk: Sdk, simulator: StreamSimulator, fault: Fault) -> None:
     simulator.faults.script(fault)
     with pytest.raises(cloudflare.APIConnectionError):
-        sdk.stream.downloads.get(simulator.upload(), **account)
+        sdk.stream.downloads.get(simulator.upload(), **ACCOUNT)

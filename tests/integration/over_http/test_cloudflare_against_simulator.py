@@ -7,11 +7,12 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-import pytest_socket
 import urllib3
 
 from stream_downloads.adapters import http
@@ -27,33 +28,14 @@ from stream_downloads.domain.request_budget import RateLimit
 from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
 
 
-@pytest.fixture(autouse=True)
-def aws() -> None:
-    """Allow loopback alone; no test here needs AWS."""
-    pytest_socket.socket_allow_hosts(["127.0.0.1"])
-
-
-@pytest.fixture
-def server() -> Iterator[SimulatorServer]:
-    with SimulatorServer(drip_seconds=0.05) as server:
-        yield server
-
-
-@pytest.fixture
-def simulator(server: SimulatorServer) -> StreamSimulator:
-    return server.simulator
-
-
 def connect(
-    server: SimulatorServer, pool: urllib3.PoolManager | None = None, **options: object
+    server: SimulatorServer, pool: urllib3.PoolManager | None = None, **options: Any
 ) -> StreamClient:
     settings = server.simulator.settings
+    options = {"base_url": server.base_url} | options
+    authorization = {"Authorization": f"Bearer {settings.api_token}"}
     return StreamClient(
-        settings.account_id,
-        base_url=server.base_url,
-        authorization=lambda: {"Authorization": f"Bearer {settings.api_token}"},
-        pool=pool,
-        **options,  # type: ignore[arg-type]
+        settings.account_id, authorization=lambda: authorization, pool=pool, **options
     )
 
 
@@ -62,10 +44,12 @@ def client(server: SimulatorServer) -> StreamClient:
     return connect(server)
 
 
-def elapsed(call: Callable[[], object]) -> float:
+@contextmanager
+def lasts(at_least: float, below: float) -> Iterator[None]:
+    """Check how many seconds the block takes."""
     began = time.monotonic()
-    call()
-    return time.monotonic() - began
+    yield
+    assert at_least <= time.monotonic() - began < below
 
 
 # The way of a download
@@ -114,9 +98,8 @@ def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
 
 
 def test_one_connection_serves_many_calls_even_after_refusals(
-    server: SimulatorServer, simulator: StreamSimulator
+    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
 ) -> None:
-    client = connect(server)
     uid = simulator.upload()
     simulator.faults.script(Fault.NOT_FOUND, Fault.UNAVAILABLE_HTML, Fault.REDIRECT)
     for _ in range(3):
@@ -127,9 +110,8 @@ def test_one_connection_serves_many_calls_even_after_refusals(
 
 
 def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(
-    server: SimulatorServer, simulator: StreamSimulator
+    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
 ) -> None:
-    client = connect(server)
     uid = simulator.upload()
     simulator.faults.script(Fault.HUGE_BODY)
     with pytest.raises(Refused, match="longer than 1048576 bytes"):
@@ -139,9 +121,8 @@ def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    server: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+    server: SimulatorServer, client: StreamClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = connect(server)
     client.list_videos(seconds=5)
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 61)
@@ -176,13 +157,9 @@ def test_no_slowness_outlives_the_deadline(
 ) -> None:
     uid = simulator.upload()
     simulator.faults.script(fault)
-
-    def create() -> None:
-        with pytest.raises((NotReached, Refused)) as caught:
-            client.create_download(uid, None, seconds=0.4)
-        assert caught.value.ambiguous
-
-    assert 0.35 <= elapsed(create) < 0.8
+    with lasts(0.35, 0.8), pytest.raises((NotReached, Refused)) as caught:
+        client.create_download(uid, None, seconds=0.4)
+    assert caught.value.ambiguous
 
 
 def test_a_drip_cannot_outlive_the_deadline_of_an_ordinary_pool_either(
@@ -191,13 +168,9 @@ def test_a_drip_cannot_outlive_the_deadline_of_an_ordinary_pool_either(
     client = connect(server, urllib3.PoolManager())
     uid = simulator.upload()
     simulator.faults.script(Fault.SLOW_BODY)
-
-    def create() -> None:
-        with pytest.raises(Refused, match="did not end in time") as caught:
-            client.create_download(uid, None, seconds=0.4)
-        assert caught.value.kind is RefusalKind.UNUSABLE
-
-    assert 0.35 <= elapsed(create) < 0.8
+    with lasts(0.35, 0.8), pytest.raises(Refused, match="did not end in time") as caught:
+        client.create_download(uid, None, seconds=0.4)
+    assert caught.value.kind is RefusalKind.UNUSABLE
     # The connection, with half an answer in it, is not used again.
     assert client.list_downloads(uid, seconds=5).keys() == {"default"}
 
@@ -208,12 +181,8 @@ def test_the_last_wait_for_an_answer_is_no_longer_than_what_is_left(
     uid = simulator.upload()
     server.drip_seconds = 0.5
     simulator.faults.script(Fault.SLOW_HEAD)
-
-    def create() -> None:
-        with pytest.raises(NotReached):
-            client.create_download(uid, None, seconds=0.6)
-
-    assert 0.55 <= elapsed(create) < 0.9
+    with lasts(0.55, 0.9), pytest.raises(NotReached):
+        client.create_download(uid, None, seconds=0.6)
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_BEFORE, Fault.RESET_AFTER], ids=str)
@@ -262,9 +231,7 @@ def test_a_closed_port_is_reported_as_not_sent(listener: socket.socket) -> None:
     assert not unreached(f"http://127.0.0.1:{port}").ambiguous
 
 
-def test_a_host_without_an_address_is_reported_as_not_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_host_without_an_address_is_reported_as_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_address(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -319,10 +286,8 @@ def test_the_next_address_is_tried_if_one_fails(
 def test_a_host_that_never_answers_the_handshake_is_reported_as_not_sent(
     listener: socket.socket,
 ) -> None:
-    def attempt() -> None:
+    with lasts(0.35, 0.8):
         assert not unreached(f"https://127.0.0.1:{listener.getsockname()[1]}", 0.4).ambiguous
-
-    assert 0.35 <= elapsed(attempt) < 0.8
 
 
 @pytest.fixture
@@ -354,16 +319,10 @@ def secure(server: SimulatorServer, certificate: Path) -> SimulatorServer:
 
 
 def secure_client(server: SimulatorServer) -> StreamClient:
-    return StreamClient(
-        server.simulator.settings.account_id,
-        base_url=server.base_url.replace("http:", "https:"),
-        authorization=lambda: {"Authorization": f"Bearer {server.simulator.settings.api_token}"},
-    )
+    return connect(server, base_url=server.base_url.replace("http:", "https:"))
 
 
-def test_a_self_signed_certificate_is_reported_as_not_sent(
-    secure: SimulatorServer,
-) -> None:
+def test_a_self_signed_certificate_is_reported_as_not_sent(secure: SimulatorServer) -> None:
     with pytest.raises(NotReached, match="CERTIFICATE_VERIFY_FAILED") as caught:
         secure_client(secure).list_videos(seconds=5)
     assert not caught.value.ambiguous
@@ -379,12 +338,8 @@ def test_tls_holds_the_deadline_too(
     uid = secure.simulator.upload()
     assert client.list_downloads(uid, seconds=5) == {}
     secure.simulator.faults.script(Fault.SLOW_HEAD)
-
-    def create() -> None:
-        with pytest.raises(NotReached):
-            client.create_download(uid, None, seconds=0.4)
-
-    assert 0.35 <= elapsed(create) < 0.8
+    with lasts(0.35, 0.8), pytest.raises(NotReached):
+        client.create_download(uid, None, seconds=0.4)
 
 
 def test_certificates_are_checked_by_default() -> None:

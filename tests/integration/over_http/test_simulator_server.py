@@ -13,24 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_socket
 import urllib3
 
 from tests.simulator import SimulatorServer
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def aws() -> None:
-    """Allow loopback alone; no test here needs AWS."""
-    pytest_socket.socket_allow_hosts(["127.0.0.1"])
-
-
-@pytest.fixture
-def server() -> Iterator[SimulatorServer]:
-    with SimulatorServer() as server:
-        yield server
+ROOT = Path(__file__).parents[3]
 
 
 def enter(door_url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
