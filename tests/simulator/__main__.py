@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from tests.simulator.core import Settings, StreamSimulator
 from tests.simulator.server import SimulatorServer
 
 
 def main() -> None:
-    """Serve until told to stop, by signal or by ``POST /_simulator/stop``."""
+    """Serve until a signal ends it."""
     arguments = _parser().parse_args()
     settings = Settings(
         **{field.name: getattr(arguments, field.name) for field in fields(Settings)}
@@ -23,19 +23,8 @@ def main() -> None:
     with SimulatorServer(simulator, host=arguments.host, port=arguments.port) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stopped.set())
-        print(
-            json.dumps(
-                {
-                    "base_url": server.base_url,
-                    "door_url": server.door_url,
-                    "account_id": settings.account_id,
-                    "api_token": settings.api_token,
-                    "api_email": settings.api_email,
-                    "api_key": settings.api_key,
-                }
-            ),
-            flush=True,
-        )
+        place = {"base_url": server.base_url, "door_url": server.door_url}
+        print(json.dumps(place | asdict(settings)), flush=True)
         server.stopped.wait()
 
 

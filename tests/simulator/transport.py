@@ -24,8 +24,8 @@ def _no_time_passes(seconds: float) -> None:
 class InProcessPool(urllib3.PoolManager):
     """A pool that answers as `urllib3.PoolManager`, from a simulator in the same process.
 
-    ``sleep`` makes the time pass that a request takes: ``latency_seconds``, a hang until the caller
-    gives up, ``drip_seconds`` between two bytes of a slow body. Let it move the clock of the test.
+    ``sleep`` makes the time pass that a request takes: a hang until the caller gives up,
+    ``drip_seconds`` between two bytes of a slow body. Let it move the clock of the test.
     """
 
     def __init__(
@@ -33,13 +33,11 @@ class InProcessPool(urllib3.PoolManager):
         simulator: StreamSimulator,
         *,
         sleep: Callable[[float], None] = _no_time_passes,
-        latency_seconds: float = 0.0,
         drip_seconds: float = 0.5,
     ) -> None:
         super().__init__(num_pools=1)
         self.simulator = simulator
         self.sleep = sleep
-        self.latency_seconds = latency_seconds
         self.drip_seconds = drip_seconds
 
     def request(  # type: ignore[override]
@@ -64,8 +62,6 @@ class InProcessPool(urllib3.PoolManager):
         response = self.simulator.handle(request)
         if response.wire is not Wire.WHOLE:
             self._act_out(response, url, timeout)
-        elif self.latency_seconds:
-            self.sleep(self.latency_seconds)
         return self._answer(method, response)
 
     def _act_out(self, response: Response, url: str, timeout: urllib3.Timeout | None) -> None:

@@ -96,11 +96,6 @@ class Outbox:
         """Return the time when the next webhook is due."""
         return self._waiting[0][0] if self._waiting else None
 
-    @property
-    def waiting(self) -> int:
-        """Return how many webhooks wait for their time."""
-        return len(self._waiting)
-
     def due(
         self, now: float, describe: Callable[[str], Mapping[str, object] | None]
     ) -> list[Webhook]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ SIGNATURE = "4ba5cdef64ae9b342c03e80a48311bb4468ceff57873ea9fe3ed9fcee5e82696"
 SIGNED_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiI2YjllNjhiMDdkZmVlOGNjIn0.c2lnbmF0dXJl-_x"
 
 
+Written = Callable[[], list[dict[str, Any]]]
+
+
 class StandardOutput:
     """The standard output of the moment: the logger keeps the one it was made with."""
 
@@ -41,41 +44,40 @@ class StandardOutput:
         sys.stdout.flush()
 
 
-@pytest.fixture(autouse=True)
-def nothing_recorded_before(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
+    """Return what gives the lines written since it was called last."""
     monkeypatch.setattr(logger.registered_handler, "stream", StandardOutput())
     observability.flush()
     capsys.readouterr()
-    yield
+    yield lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     observability.flush()
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def flushed(lines: Written) -> list[dict[str, Any]]:
+    """Write the metrics as a handler does at its end, and return the lines."""
+    observability.flush()
+    return lines()
 
 
 def metric_names(line: dict[str, Any]) -> list[str]:
     return [metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
 
 
-def test_values_are_written_together_and_each_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_are_written_together_and_each_of_them(lines: Written) -> None:
     record(Metric.READY_DELAY, 12.5)
     record(Metric.READY_DELAY, 90)
     record(Metric.DOWNLOADS_READY, 2)
-    observability.flush()
-    [line] = lines(capsys)
+    [line] = flushed(lines)
     assert line["ReadyDelaySeconds"] == [12.5, 90.0]
     assert line["DownloadsReady"] == [2.0]
 
 
-def test_a_metric_has_its_unit_and_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metric_has_its_unit_and_namespace(lines: Written) -> None:
     record(Metric.READY_DELAY, 12.5)
     record(Metric.BUDGET_USED, 40)
     record(Metric.DRIFT)
-    observability.flush()
-    [declared] = lines(capsys)[0]["_aws"]["CloudWatchMetrics"]
+    [declared] = flushed(lines)[0]["_aws"]["CloudWatchMetrics"]
     assert declared["Namespace"] == "StreamDownloads"
     assert declared["Metrics"] == [
         {"Name": "ReadyDelaySeconds", "Unit": "Seconds"},
@@ -84,48 +86,42 @@ def test_a_metric_has_its_unit_and_namespace(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_values_with_dimensions_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_with_dimensions_are_added_up(lines: Written) -> None:
     for _ in range(300):
         record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="ok")
     record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="throttled")
-    observability.flush()
-    counted = {line["outcome"]: line["CloudflareRequests"] for line in lines(capsys)}
+    counted = {line["outcome"]: line["CloudflareRequests"] for line in flushed(lines)}
     assert counted == {"ok": [300.0], "throttled": [1.0]}
 
 
-def test_dimensions_are_declared_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dimensions_are_declared_as_such(lines: Written) -> None:
     record(Metric.WEBHOOKS, outcome="recorded")
-    observability.flush()
-    [line] = lines(capsys)
+    [line] = flushed(lines)
     assert "outcome" in line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]
 
 
-def test_a_dimension_does_not_stick_to_other_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dimension_does_not_stick_to_other_metrics(lines: Written) -> None:
     record(Metric.WEBHOOKS, outcome="recorded")
     record(Metric.DRIFT)
     observability.flush()
     record(Metric.DRIFT)
-    observability.flush()
-    plain = [line for line in lines(capsys) if metric_names(line) == ["Drift"]]
+    plain = [line for line in flushed(lines) if metric_names(line) == ["Drift"]]
     assert len(plain) == 2
     assert not any("outcome" in line for line in plain)
 
 
-def test_nothing_is_written_when_nothing_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
-    observability.flush()
-    assert lines(capsys) == []
+def test_nothing_is_written_when_nothing_was_recorded(lines: Written) -> None:
+    assert flushed(lines) == []
 
 
-def test_what_was_written_is_not_written_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_written_is_not_written_again(lines: Written) -> None:
     record(Metric.DRIFT)
     record(Metric.WEBHOOKS, outcome="recorded")
-    observability.flush()
-    capsys.readouterr()
-    observability.flush()
-    assert lines(capsys) == []
+    assert len(flushed(lines)) == 2
+    assert flushed(lines) == []
 
 
-def test_no_count_is_lost_between_threads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_count_is_lost_between_threads(lines: Written) -> None:
     def count() -> None:
         for _ in range(200):
             record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="ok")
@@ -135,25 +131,20 @@ def test_no_count_is_lost_between_threads(capsys: pytest.CaptureFixture[str]) ->
         thread.start()
     for thread in threads:
         thread.join()
-    observability.flush()
-    assert lines(capsys)[0]["CloudflareRequests"] == [1600.0]
+    assert flushed(lines)[0]["CloudflareRequests"] == [1600.0]
 
 
-def test_an_observed_handler_writes_its_metrics_at_the_end(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_observed_handler_writes_its_metrics_at_the_end(lines: Written) -> None:
     @observed
     def handler(_event: object, _context: object) -> str:
         record(Metric.POLLS_COMPLETED)
         return "done"
 
     assert handler({}, LambdaContext()) == "done"
-    assert metric_names(lines(capsys)[0]) == ["PollsCompleted"]
+    assert metric_names(lines()[0]) == ["PollsCompleted"]
 
 
-def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(lines: Written) -> None:
     @observed
     def handler(_event: object, _context: object) -> None:
         record(Metric.CREDENTIALS_REFUSED)
@@ -161,7 +152,7 @@ def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
 
     with pytest.raises(KeyError):
         handler({}, LambdaContext())
-    said, metric = lines(capsys)
+    said, metric = lines()
     assert said["level"] == "ERROR"
     assert said["error"] == "KeyError"
     assert "gone" in said["exception"]
@@ -169,15 +160,13 @@ def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
     assert metric_names(metric) == ["CredentialsRefused"]
 
 
-def test_every_line_of_an_observed_handler_names_its_request(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_line_of_an_observed_handler_names_its_request(lines: Written) -> None:
     @observed
     def handler(_event: object, _context: object) -> None:
         logger.warning("a look", extra={"video_uid": "6b9e68b07dfee8cc2d116e4c51d6a957"})
 
     handler({"secret": "event"}, LambdaContext(aws_request_id="the-request"))
-    [line] = lines(capsys)
+    [line] = lines()
     assert line["function_request_id"] == "the-request"
     assert line["video_uid"] == "6b9e68b07dfee8cc2d116e4c51d6a957"
     assert "secret" not in json.dumps(line)
@@ -219,21 +208,21 @@ def test_other_texts_are_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS.values(), ids=SECRETS.keys())
 def test_no_log_line_holds_a_secret_wherever_it_slipped_in(
-    capsys: pytest.CaptureFixture[str], text: str, secret: str
+    lines: Written, text: str, secret: str
 ) -> None:
     try:
         raise ValueError(text)
     except ValueError as error:
         logger.exception("failed: %s", text, extra={"detail": {"header": [text]}})
         logger.warning("failed", extra=described(error))
-    written = capsys.readouterr().out
-    assert secret not in written
-    assert len([json.loads(line) for line in written.splitlines()]) == 2
+    written = lines()
+    assert secret not in json.dumps(written)
+    assert len(written) == 2
 
 
-def test_a_log_line_holds_things_that_are_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_line_holds_things_that_are_no_json(lines: Written) -> None:
     logger.warning("odd", extra={"things": {1.5, 2.5} - {2.5}, "kind": Metric.DRIFT})
-    [line] = lines(capsys)
+    [line] = lines()
     assert line["things"] == "{1.5}"
     assert line["kind"] == "Drift"
 

@@ -9,15 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 
 from tests.simulator import SimulatorServer
-
-ROOT = Path(__file__).parents[3]
+from tests.support.emulator import REPOSITORY
 
 
 def enter(door_url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -78,37 +76,13 @@ def test_a_webhook_that_is_not_taken_is_not_sent_again(server: SimulatorServer) 
     assert server.webhook_answers == [(uid, 0)]
 
 
-def test_the_door_uploads_drops_and_shows(server: SimulatorServer) -> None:
-    door = server.door_url
-    status, answer = enter(door, "POST", "/videos", {"name": "a.mp4", "webhook_delays": [0, 1]})
+def test_the_door_uploads(server: SimulatorServer) -> None:
+    details = {"name": "a.mp4", "webhook_delays": [0, 1]}
+    status, answer = enter(server.door_url, "POST", "/videos", details)
     assert status == 200
-    uid = answer["uid"]
-    server.simulator.videos[uid].create("audio", 0.0)
-    state = enter(door, "GET", "/state")[1]
-    assert state["videos"][uid]["name"] == "a.mp4"
-    assert state["videos"][uid]["downloads"].keys() == {"audio"}
-    assert enter(door, "DELETE", f"/videos/{uid}/downloads/audio") == (200, {})
-    assert enter(door, "DELETE", f"/videos/{uid}") == (200, {})
-    assert enter(door, "GET", "/state")[1]["videos"] == {}
-
-
-def test_the_door_sends_a_webhook_again(server: SimulatorServer, receiver: Receiver) -> None:
-    server.simulator.outbox.subscribe(receiver.url, 0)
-    _, answer = enter(server.door_url, "POST", "/videos", {})
-    assert receiver.came.acquire(timeout=5)
-    assert enter(server.door_url, "POST", f"/videos/{answer['uid']}/webhook") == (200, {})
-    assert receiver.came.acquire(timeout=5)
-    assert len(receiver.events) == 2
-
-
-def test_the_door_sets_faults_and_settings(server: SimulatorServer) -> None:
-    door, settings = server.door_url, server.simulator.settings
-    body = {"faults": ["server error"], "calls": ["list videos"], "times": 2}
-    assert enter(door, "POST", "/faults", body) == (200, {})
-    url = f"{server.base_url}/accounts/{settings.account_id}/stream"
-    assert urllib3.request("GET", url, retries=False).status == 500
-    assert enter(door, "PUT", "/settings", {"answer_shape": "flat"}) == (200, {})
-    assert settings.answer_shape == "flat"
+    upload = server.simulator.videos[answer["uid"]].upload
+    assert upload.name == "a.mp4"
+    assert upload.webhook_delays == (0, 1)
 
 
 def test_the_door_throttles_for_a_while(server: SimulatorServer) -> None:
@@ -135,9 +109,7 @@ def test_the_door_throttles_for_a_while(server: SimulatorServer) -> None:
         ("POST", "/videos", {"webhook_delays": ["soon"]}),
         ("POST", "/throttle", {"seconds": -1}),
         ("POST", "/throttle", {"seconds": float("inf")}),
-        ("DELETE", "/videos/unknown", None),
-        ("POST", "/faults", {"faults": ["boredom"]}),
-        ("PUT", "/settings", {"colour": "red"}),
+        ("DELETE", "/videos", None),
     ],
 )
 def test_the_door_says_what_is_wrong_with_a_request(
@@ -146,33 +118,21 @@ def test_the_door_says_what_is_wrong_with_a_request(
     status, answer = enter(server.door_url, method, path, body)
     assert status == 400
     assert answer["error"]
-    assert enter(server.door_url, "GET", "/state")[1]["videos"] == {}
+    assert server.simulator.videos == {}
 
 
-@pytest.fixture
-def process() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.simulator", "--answer-shape", "flat", "--seed", "7"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.kill()
-
-
-def where(process: subprocess.Popen[str]) -> dict[str, str]:
-    assert process.stdout
-    answer: dict[str, str] = json.loads(process.stdout.readline())
-    return answer
-
-
-def test_the_process_says_where_it_is_and_stops_when_told(process: subprocess.Popen[str]) -> None:
-    place = where(process)
-    state = enter(place["door_url"], "GET", "/state")[1]
-    assert state["settings"]["account_id"] == place["account_id"]
-    assert state["settings"]["answer_shape"] == "flat"
-    assert enter(place["door_url"], "POST", "/stop") == (200, {})
-    assert process.wait(timeout=5) == 0
-
-
-def test_the_process_stops_on_a_signal(process: subprocess.Popen[str]) -> None:
-    where(process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=5) == 0
+def test_the_process_says_where_it_is_serves_and_stops_on_a_signal() -> None:
+    command = [sys.executable, "-m", "tests.simulator", "--answer-shape", "flat"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            place = json.loads(process.stdout.readline())
+            uid = enter(place["door_url"], "POST", "/videos", {})[1]["uid"]
+            url = f"{place['base_url']}/accounts/{place['account_id']}/stream/{uid}/downloads"
+            token = {"authorization": f"Bearer {place['api_token']}"}
+            answer = urllib3.request("POST", url, headers=token, timeout=5.0, retries=False)
+            assert answer.json()["result"]["status"] == "inprogress"  # not within "default"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=5) == 0
+        finally:
+            process.kill()
