@@ -30,6 +30,7 @@ STYLES = {
     "deleting": "magenta",
     "deleted": "magenta",
 }
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FILES = {"default": "MP4", "audio": "M4A"}
 
 
@@ -38,15 +39,19 @@ def interrupts_end_it() -> None:
 
     A shell that starts a program in the background has it ignore SIGINT: this one does not.
     """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(*_: object) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)  # what ends now ends within seconds
+        ignore_interrupts()  # what ends now ends within seconds
         raise KeyboardInterrupt
 
-    for each in signals:
+    for each in INTERRUPTS:
         signal.signal(each, interrupt)
+
+
+def ignore_interrupts() -> None:
+    """Let no further interrupt disturb what cleans up."""
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 class Screen:

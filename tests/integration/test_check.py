@@ -12,11 +12,9 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from functions.manage_downloads import app
 from stream_downloads.adapters.secrets import ApiCredentials, SecretUnavailable
-from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.check import REQUEST_SECONDS, Installation, ago, check
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT
-from stream_downloads.services.reconcile import Run
 from tests.integration.conftest import WEBHOOK_SECRET
 from tests.simulator import Fault, StreamSimulator
 from tests.support.events import LambdaContext, load_event
@@ -46,7 +44,7 @@ CHECKS = [
 def world() -> World:
     """Return a stack that has been running, and has just polled and reconciled."""
     world = World()
-    Run(world.service, lambda: 600.0, map).reconcile(48 * 3600, None)
+    world.reconcile()
     world.poll()
     return world
 
@@ -92,11 +90,6 @@ def no_receiver_is_subscribed(world: World) -> None:
 
 def refused(world: World, fault: Fault, call: str) -> None:
     world.simulator.faults.script(fault, calls=[call], times=5)
-
-
-def budget_is_used_up(world: World) -> None:
-    while world.budget.take(1000, Asker.OPERATOR).count:
-        pass
 
 
 def test_an_installation_without_a_fault_is_ok(world: World) -> None:
@@ -153,7 +146,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], list[str], str, str]] = {
         "Check again",
     ),
     "a budget that is used up": (
-        budget_is_used_up,
+        World.use_up_budget,
         ["credentials", *OTHERS],
         "Not checked: The requests of these five minutes are used up",
         "Check again",

@@ -182,8 +182,9 @@ def test_the_rows_of_a_status_are_counted(downloads: Downloads) -> None:
 def test_what_a_ready_video_would_change_nothing_about_is_settled(downloads: Downloads) -> None:
     downloads.add(rows.ready(uid(1)))
     downloads.add(rows.failed(video_uid=uid(2), reopens=True))
-    asked = [(uid(number), DEFAULT) for number in (1, 2, 3)]
-    assert downloads.settled(asked) == {(uid(1), DEFAULT)}
+    downloads.add(rows.deleted(video_uid=uid(3)))
+    asked = [(uid(number), DEFAULT) for number in (1, 2, 3, 4)]
+    assert downloads.settled(asked) == {(uid(1), DEFAULT), (uid(3), DEFAULT)}
 
 
 def test_text_that_a_table_cannot_hold_is_cut_and_fixed(downloads: Downloads) -> None:

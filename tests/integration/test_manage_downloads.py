@@ -20,7 +20,6 @@ from stream_downloads.domain.download import (
     Work,
     iso_time,
 )
-from stream_downloads.domain.request_budget import Asker
 from stream_downloads.domain.transitions import try_again
 from stream_downloads.services import manage as manage_service
 from stream_downloads.services.gateway import NotNow
@@ -199,16 +198,11 @@ def test_a_request_is_recorded_with_what_is_known_if_cloudflare_cannot_be_asked(
         assert getattr(sibling, fact) == getattr(known, fact), fact
 
 
-def without_budget(world: World) -> None:
-    while world.budget.take(1000, Asker.OPERATOR).count:
-        pass
-
-
 def without_credentials(world: World) -> None:
     world.credentials.in_memory = world.credentials.stored = ""
 
 
-@pytest.mark.parametrize("lose", [without_budget, without_credentials])
+@pytest.mark.parametrize("lose", [World.use_up_budget, without_credentials])
 def test_a_request_is_recorded_if_no_request_can_be_sent_to_cloudflare(
     world: World, lose: Callable[[World], None]
 ) -> None:

@@ -25,7 +25,6 @@ from stream_downloads.domain import video as cloudflare
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.signature import sign
 from stream_downloads.services.receive import receive
-from stream_downloads.services.reconcile import Run
 from tests.simulator import Fault
 from tests.simulator.videos import Video
 from tests.support.events import LambdaContext, encoded, video_event
@@ -92,10 +91,6 @@ def poll(world: World, minutes: int = 3) -> None:
         world.clock.sleep(60)
 
 
-def reconcile(world: World, since: float | None = None) -> None:
-    Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, since)
-
-
 def send(world: World, body: bytes, *, age: float = 0.0) -> int:
     """Send a webhook that was signed so many seconds ago."""
     secrets: Any = world.secrets
@@ -121,13 +116,13 @@ def drop_downloads(world: World, uid: str) -> None:
 def lose_a_webhook(world: World) -> None:
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(HOUR)
-    reconcile(world)
+    world.reconcile()
 
 
 def fail_a_request(world: World, fault: Fault, call: str) -> None:
     world.simulator.faults.script(fault, calls=[call])
     world.simulator.upload(webhook_delays=())
-    reconcile(world)
+    world.reconcile()
     poll(world, 10)
 
 
@@ -136,7 +131,7 @@ def written() -> Written:
     """Return the output of the code after every counted event has happened."""
     world = World()
     with recording() as written:
-        reconcile(world)
+        world.reconcile()
         uid = upload(world)
         poll(world)
         drop_downloads(world, uid)
@@ -193,7 +188,7 @@ def test_a_backfill_that_waits_does_not_count_as_late() -> None:
     world = World()
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(72 * HOUR)
-    reconcile(world, since=0.0)
+    world.reconcile(since=0.0)
     world.clock.sleep(3 * HOUR)
     with recording() as written:
         assert world.poll().requests > 0
@@ -203,7 +198,7 @@ def test_a_backfill_that_waits_does_not_count_as_late() -> None:
 def test_the_delay_is_that_from_create_to_ready() -> None:
     world = World()
     world.simulator.upload(webhook_delays=(), generation_seconds=5)
-    reconcile(world)
+    world.reconcile()
     world.clock.sleep(HOUR)  # until the poller creates it
     world.poll()
     world.clock.sleep(200)
@@ -224,7 +219,7 @@ def test_the_budget_used_is_a_part_of_the_limit() -> None:
 def missed(world: World, since: float | None = None) -> float:
     """Reconcile, and return how many videos count as missed by their webhook."""
     with recording() as written:
-        reconcile(world, since)
+        world.reconcile(since)
     return written.total(Metric.VIDEOS_FOUND)
 
 
@@ -232,7 +227,7 @@ def missed(world: World, since: float | None = None) -> float:
 def world() -> World:
     """Return a stack that has reconciled before."""
     world = World()
-    reconcile(world)
+    world.reconcile()
     return world
 
 
@@ -275,7 +270,7 @@ def test_a_webhook_is_missed_ten_minutes_after_its_video_was_ready(
 def test_a_backfilled_video_was_missed_by_no_webhook(world: World) -> None:
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(72 * HOUR)
-    reconcile(world)
+    world.reconcile()
     assert missed(world, since=0.0) == 0
     assert len(world.downloads.rows) == 1
 
@@ -293,7 +288,7 @@ def test_a_video_that_encoded_for_days_and_whose_webhook_never_came_was_missed(
 ) -> None:
     world.simulator.upload(webhook_delays=(), encode_seconds=49 * HOUR)
     world.clock.sleep(HOUR)
-    reconcile(world)
+    world.reconcile()
     world.clock.sleep(49 * HOUR)
     assert missed(world) == 1
 

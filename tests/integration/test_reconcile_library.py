@@ -18,7 +18,7 @@ from stream_downloads.domain.library import PAGE, RECENT_VIDEOS, NoTimes
 from stream_downloads.domain.video import VideoPage
 from stream_downloads.services import reconcile as reconcile_service
 from stream_downloads.services import record as record_service
-from stream_downloads.services.reconcile import ENCODING, LOOK_BACK, Run
+from stream_downloads.services.reconcile import ENCODING, LOOK_BACK
 from stream_downloads.services.record import Known
 from tests.simulator import Fault
 from tests.simulator.videos import Video
@@ -45,7 +45,7 @@ def reconcile(
     Without it, the time is over after many more pages than a test has, so that no test hangs.
     """
     seconds = seconds or chain(repeat(600.0, 50), repeat(0.0))
-    return Run(world.service, lambda: next(seconds), map, known).reconcile(48 * HOUR, since)
+    return world.reconcile(since, remaining=lambda: next(seconds), known=known)
 
 
 def reconcile_hourly(
@@ -99,15 +99,6 @@ def test_only_the_type_that_lacks_a_row_is_requested() -> None:
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT] == before
     assert (uid, DownloadType.AUDIO) in world.downloads.rows
-
-
-def test_a_tombstone_is_not_revived(world: World) -> None:
-    (uid,) = upload(world, 1, apart=60)
-    row = transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
-    gone = transitions.deleted(transitions.delete(row, world.clock()), world.clock())
-    world.downloads.add(gone)
-    assert reconcile(world)["videos_requested"] == 0
-    assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.DELETED
 
 
 def test_a_row_that_ended_because_its_video_had_failed_is_opened_again(world: World) -> None:

@@ -14,7 +14,6 @@ from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.domain import library
 from stream_downloads.domain.download import DownloadType, Status
 from stream_downloads.domain.library import HOURS_EVERY, PAGE
-from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
 from stream_downloads.services.signing_secret import REGISTRATION
 from tests.integration.test_metrics import recording
@@ -37,10 +36,13 @@ class Minutely:
     def reconcile(self, since: float | None = None, timeout: float = 600.0) -> dict[str, Any]:
         clock = self.world.clock
         ends_at = clock() + timeout
-        run = Run(
-            self.world.service, lambda: ends_at - clock(), map, self.known, period=self.period
+        return self.world.reconcile(
+            since,
+            remaining=lambda: ends_at - clock(),
+            known=self.known,
+            lookback=self.lookback,
+            period=self.period,
         )
-        return run.reconcile(self.lookback, since)
 
     def pass_by(self, minutes: int, *, each: Callable[[], object] = list) -> None:
         """Let time pass: runs of the poller, and half a minute after each a reconciliation."""

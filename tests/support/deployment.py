@@ -138,10 +138,8 @@ def build(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _sam(
         "build",
-        "--template-file",
-        str(REPOSITORY / "template.yaml"),
-        "--build-dir",
-        str(directory / "build"),
+        *("--template-file", str(REPOSITORY / "template.yaml")),
+        *("--build-dir", str(directory / "build")),
         directory=directory,
     )
     return directory / "build/template.yaml"
@@ -156,15 +154,10 @@ def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
         parameters: the template's parameters by name; those left out have their defaults.
     """
     _sam(
-        "deploy",
-        "--template-file",
-        str(template),
-        "--stack-name",
-        STACK,
-        "--resolve-s3",
-        "--capabilities",
-        "CAPABILITY_IAM",
-        "--no-confirm-changeset",
+        *("deploy", "--resolve-s3", "--no-confirm-changeset"),
+        *("--template-file", str(template)),
+        *("--stack-name", STACK),
+        *("--capabilities", "CAPABILITY_IAM"),
         "--parameter-overrides",
         *(f"{name}={value}" for name, value in (NOT_EMULATED | parameters).items()),
         directory=template.parents[1],
