@@ -22,14 +22,20 @@ from tests.support.world import FixedCredentials, World
 BOTH = (DEFAULT, AUDIO)
 
 
+def webhook(world: World) -> int:
+    """Deliver the webhook of a new video; return the status of the answer."""
+    world.simulator.upload()
+    [status] = world.deliver_webhooks()
+    return status
+
+
 def rows(world: World) -> list[tuple[Status, Step | None]]:
     return [(row.status, row.step) for row in world.downloads.rows.values()]
 
 
 def test_each_wanted_type_is_created_at_once() -> None:
     world = World(download_types=BOTH)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.INPROGRESS, Step.LIST)] * 2
 
 
@@ -47,8 +53,7 @@ def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
 def test_without_allowance_the_intent_waits_for_the_poller() -> None:
     world = World(limit=10)
     world.service.gateway.permit(10, Asker.OPERATOR)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
     assert world.simulator.calls == []
 
@@ -56,25 +61,15 @@ def test_without_allowance_the_intent_waits_for_the_poller() -> None:
 def test_while_the_gate_is_closed_nothing_is_sent() -> None:
     world = World(download_types=BOTH)
     Budget(world.control, 600, world.clock).close(300)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert world.simulator.calls == []
 
 
-def test_a_429_keeps_the_second_create_from_being_sent() -> None:
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.UNAUTHORIZED])
+def test_a_429_and_refused_credentials_leave_all_creates_to_the_poller(fault: Fault) -> None:
     world = World(download_types=BOTH)
-    world.simulator.faults.script(Fault.THROTTLED)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
-    assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
-    assert len(world.simulator.calls) == 1
-
-
-def test_refused_credentials_end_the_creates_and_the_poller_does_the_rest() -> None:
-    world = World(download_types=BOTH)
-    world.simulator.faults.script(Fault.UNAUTHORIZED)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    world.simulator.faults.script(fault)
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
     assert len(world.simulator.calls) == 1
 
@@ -82,8 +77,7 @@ def test_refused_credentials_end_the_creates_and_the_poller_does_the_rest() -> N
 def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_the_first() -> None:
     world = World(download_types=BOTH)
     world.credentials.in_memory = "old-token"
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE), (Status.INPROGRESS, Step.LIST)]
 
 
@@ -91,8 +85,7 @@ def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_th
 def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(fault: Fault) -> None:
     world = World()
     world.simulator.faults.script(fault, times=5)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     [row] = world.downloads.rows.values()
     assert row.due_at is not None
     assert row.url is None
@@ -102,8 +95,7 @@ def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(fault: Fault
 def test_the_answer_comes_in_seconds_however_slow_cloudflare_is(fault: Fault) -> None:
     world = World(download_types=BOTH)
     world.simulator.faults.script(fault, times=10)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert world.clock() - NOW <= ALL_CREATES_SECONDS + 1
     assert {step for _, step in rows(world)} <= {Step.LIST, Step.CREATE}
 
@@ -119,8 +111,7 @@ def test_no_create_begins_once_the_time_for_all_of_them_is_over(
         return send_create(steps, *arguments)
 
     monkeypatch.setattr(Steps, "send_create", slowly)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert world.simulator.calls == []
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
     assert CREATE_SECONDS < ALL_CREATES_SECONDS
@@ -135,8 +126,7 @@ def test_nothing_that_happens_after_the_intent_undoes_the_200(
 
     monkeypatch.setattr(FixedCredentials, "headers", fail)
     world = World()
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
 
 
@@ -156,8 +146,7 @@ def test_an_intent_that_cannot_be_recorded_is_answered_with_a_500(
 
     world = World()
     monkeypatch.setattr(world.downloads, "add", fail)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [500]
+    assert webhook(world) == 500
     assert world.simulator.calls == []
 
 

@@ -78,13 +78,11 @@ def test_the_console_groups_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_has_a_folder_a_log_and_a_role_of_its_own(name: str) -> None:
+def test_a_function_has_a_folder_and_a_role_of_its_own(name: str) -> None:
     function, word = FUNCTIONS[name], name.removesuffix("Function")
     folder = re.sub("(?<=[a-z])(?=[A-Z])", "_", word).lower()
     assert function["CodeUri"] == f"functions/{folder}/"
     assert (REPOSITORY / function["CodeUri"] / "app.py").is_file()
-    assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{word}LogGroup"}}
-    assert resources("AWS::Logs::LogGroup")[f"{word}LogGroup"] == {"RetentionInDays": 30}
     assert "Role" not in function
     for statement in allowed_to(name):
         assert isinstance(statement["Action"], str)
