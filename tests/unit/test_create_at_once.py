@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from stream_downloads.adapters.download_item import Unreadable
-from stream_downloads.adapters.observability import logger
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.domain.download import Download, Lane, Status, Step, Work
 from stream_downloads.domain.request_budget import Asker
@@ -148,20 +146,3 @@ def test_an_intent_that_cannot_be_recorded_is_answered_with_a_500(
     monkeypatch.setattr(world.downloads, "add", fail)
     assert webhook(world) == 500
     assert world.simulator.calls == []
-
-
-def test_no_token_and_no_signature_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = io.StringIO()
-    monkeypatch.setattr(logger.registered_handler, "stream", lines)
-    world = World(download_types=BOTH)
-    for fault in Fault:
-        world.simulator.faults.script(fault)
-        uid = world.simulator.upload()
-        [webhook] = world.simulator.due_webhooks()
-        world.deliver(webhook)
-        world.clock.sleep(20 * 60)
-        assert webhook.headers["Webhook-Signature"].partition("sig1=")[2] not in lines.getvalue()
-    assert uid in lines.getvalue()
-    assert world.simulator.settings.api_token not in lines.getvalue()
-    assert world.simulator.outbox.subscription
-    assert world.simulator.outbox.subscription.secret not in lines.getvalue()

@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,15 +122,12 @@ def test_what_was_written_is_not_written_again(lines: Written) -> None:
 
 
 def test_no_count_is_lost_between_threads(lines: Written) -> None:
-    def count() -> None:
+    def count(_thread: int) -> None:
         for _ in range(200):
             record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="ok")
 
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(count, range(8)))
     assert flushed(lines)[0]["CloudflareRequests"] == [1600.0]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,29 @@ def connect(
     return StreamClient(
         settings.account_id, authorization=lambda: authorization, pool=pool, **options
     )
+
+
+@dataclass(frozen=True)
+class Cloudflare:
+    """The simulator with one video, and a client of it."""
+
+    server: SimulatorServer
+    client: StreamClient
+    uid: str
+
+    def script(self, *faults: Fault) -> None:
+        self.server.simulator.faults.script(*faults)
+
+    def create(self, seconds: float = 5.0) -> Mapping[str, DownloadState]:
+        return self.client.create_download(self.uid, None, seconds=seconds)
+
+    def list(self) -> Mapping[str, DownloadState]:
+        return self.client.list_downloads(self.uid, seconds=5)
+
+
+@pytest.fixture
+def cloudflare(server: SimulatorServer) -> Cloudflare:
+    return Cloudflare(server, connect(server), server.simulator.upload())
 
 
 @pytest.fixture
@@ -97,54 +121,44 @@ def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
 # Connections
 
 
-def test_one_connection_serves_many_calls_even_after_refusals(
-    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(Fault.NOT_FOUND, Fault.UNAVAILABLE_HTML, Fault.REDIRECT)
+def test_one_connection_serves_many_calls_even_after_refusals(cloudflare: Cloudflare) -> None:
+    cloudflare.script(Fault.NOT_FOUND, Fault.UNAVAILABLE_HTML, Fault.REDIRECT)
     for _ in range(3):
         with pytest.raises(Refused):
-            client.list_downloads(uid, seconds=5)
-    client.list_downloads(uid, seconds=5)
-    assert server.connections == 1
+            cloudflare.list()
+    cloudflare.list()
+    assert cloudflare.server.connections == 1
 
 
 def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(
-    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
+    cloudflare: Cloudflare,
 ) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(Fault.HUGE_BODY)
+    cloudflare.script(Fault.HUGE_BODY)
     with pytest.raises(Refused, match="longer than 1048576 bytes"):
-        client.list_downloads(uid, seconds=5)
-    assert client.list_downloads(uid, seconds=5) == {}
-    assert server.connections == 2
+        cloudflare.list()
+    assert cloudflare.list() == {}
+    assert cloudflare.server.connections == 2
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    server: SimulatorServer, client: StreamClient, monkeypatch: pytest.MonkeyPatch
+    cloudflare: Cloudflare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.list_videos(seconds=5)
+    cloudflare.list()
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 61)
-    client.list_videos(seconds=5)
-    assert server.connections == 2
+    cloudflare.list()
+    assert cloudflare.server.connections == 2
 
 
 def test_several_threads_share_one_client(client: StreamClient, simulator: StreamSimulator) -> None:
     uids = [simulator.upload() for _ in range(8)]
-    found: dict[str, str | None] = {}
 
-    def work(uid: str) -> None:
-        for _ in range(10):
-            state = client.create_download(uid, None, seconds=10)["default"]
-            found[uid] = state.url
+    def url_of(uid: str) -> str | None:
+        return client.create_download(uid, None, seconds=10)["default"].url
 
-    threads = [threading.Thread(target=work, args=(uid,)) for uid in uids]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == {uid: download_url(uid, "default") for uid in uids}
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(url_of, uids * 10))
+    assert found == [download_url(uid, "default") for uid in uids] * 10
     assert simulator.counts()["create download"] == 80
 
 
@@ -152,58 +166,47 @@ def test_several_threads_share_one_client(client: StreamClient, simulator: Strea
 
 
 @pytest.mark.parametrize("fault", [Fault.SLOW_BODY, Fault.SLOW_HEAD, Fault.HANG_AFTER], ids=str)
-def test_no_slowness_outlives_the_deadline(
-    client: StreamClient, simulator: StreamSimulator, fault: Fault
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(fault)
+def test_no_slowness_outlives_the_deadline(cloudflare: Cloudflare, fault: Fault) -> None:
+    cloudflare.script(fault)
     with lasts(0.35, 0.8), pytest.raises((NotReached, Refused)) as caught:
-        client.create_download(uid, None, seconds=0.4)
+        cloudflare.create(seconds=0.4)
     assert caught.value.ambiguous
 
 
 def test_a_drip_cannot_outlive_the_deadline_of_an_ordinary_pool_either(
-    server: SimulatorServer, simulator: StreamSimulator
+    cloudflare: Cloudflare,
 ) -> None:
-    client = connect(server, urllib3.PoolManager())
-    uid = simulator.upload()
-    simulator.faults.script(Fault.SLOW_BODY)
+    server = cloudflare.server
+    ordinary = replace(cloudflare, client=connect(server, urllib3.PoolManager()))
+    cloudflare.script(Fault.SLOW_BODY)
     with lasts(0.35, 0.8), pytest.raises(Refused, match="did not end in time") as caught:
-        client.create_download(uid, None, seconds=0.4)
+        ordinary.create(seconds=0.4)
     assert caught.value.kind is RefusalKind.UNUSABLE
     # The connection, with half an answer in it, is not used again.
-    assert client.list_downloads(uid, seconds=5).keys() == {"default"}
+    assert ordinary.list().keys() == {"default"}
 
 
-def test_the_last_wait_for_an_answer_is_no_longer_than_what_is_left(
-    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
-) -> None:
-    uid = simulator.upload()
-    server.drip_seconds = 0.5
-    simulator.faults.script(Fault.SLOW_HEAD)
+def test_the_last_wait_for_an_answer_is_no_longer_than_what_is_left(cloudflare: Cloudflare) -> None:
+    cloudflare.server.drip_seconds = 0.5
+    cloudflare.script(Fault.SLOW_HEAD)
     with lasts(0.55, 0.9), pytest.raises(NotReached):
-        client.create_download(uid, None, seconds=0.6)
+        cloudflare.create(seconds=0.6)
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_BEFORE, Fault.RESET_AFTER], ids=str)
-def test_a_reset_leaves_open_whether_it_happened(
-    client: StreamClient, simulator: StreamSimulator, fault: Fault
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(fault)
+def test_a_reset_leaves_open_whether_it_happened(cloudflare: Cloudflare, fault: Fault) -> None:
+    cloudflare.script(fault)
     with pytest.raises(NotReached) as caught:
-        client.create_download(uid, None, seconds=5)
+        cloudflare.create()
     assert caught.value.ambiguous
-    assert bool(simulator.videos[uid].downloads) is (fault is Fault.RESET_AFTER)
+    video = cloudflare.server.simulator.videos[cloudflare.uid]
+    assert bool(video.downloads) is (fault is Fault.RESET_AFTER)
 
 
-def test_a_body_that_is_cut_off_is_no_answer(
-    client: StreamClient, simulator: StreamSimulator
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(Fault.CUT_OFF)
+def test_a_body_that_is_cut_off_is_no_answer(cloudflare: Cloudflare) -> None:
+    cloudflare.script(Fault.CUT_OFF)
     with pytest.raises(Refused, match="broke off"):
-        client.list_downloads(uid, seconds=5)
+        cloudflare.list()
 
 
 # Before anything is sent
