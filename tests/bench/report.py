@@ -14,16 +14,8 @@ from tests.bench.workloads import Workload
 
 SERVICE = "stream-downloads"
 MINUTE_POLLER = "minute poller"
-COLUMNS = {
-    "lists": "lists",
-    "mean": "mean",
-    "median": "median",
-    "p95": "p95",
-    "p99": "p99",
-    "max": "max",
-    "write_units": "writes",
-    "read_units": "reads",
-}
+COLUMNS = {name: name for name in ("lists", "mean", "median", "p95", "p99", "max")}
+COLUMNS |= {"write_units": "writes", "read_units": "reads"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

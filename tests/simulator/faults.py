@@ -96,12 +96,8 @@ def _redirect() -> Response:
     )
 
 
-def _nothing_heard() -> Response:
-    return Response(0, b"")
-
-
 def _on_the_wire(wire: Wire) -> Callable[[], Response]:
-    return lambda: replace(_nothing_heard(), wire=wire)
+    return lambda: Response(0, b"", wire=wire)
 
 
 # Instead of doing it.
@@ -146,8 +142,8 @@ SPOILED: dict[Fault, Callable[[Response], Response]] = {
     Fault.HUGE_BODY: lambda response: replace(
         response, body=response.body[:-1] + b" " * HUGE_BYTES + b"}"
     ),
-    Fault.RESET_AFTER: lambda _: replace(_nothing_heard(), wire=Wire.RESET),
-    Fault.HANG_AFTER: lambda _: replace(_nothing_heard(), wire=Wire.HANG),
+    Fault.RESET_AFTER: lambda _: Response(0, b"", wire=Wire.RESET),
+    Fault.HANG_AFTER: lambda _: Response(0, b"", wire=Wire.HANG),
     Fault.SLOW_HEAD: lambda response: replace(response, wire=Wire.SLOW_HEAD),
     Fault.SLOW_BODY: lambda response: replace(response, wire=Wire.SLOW_BODY),
     Fault.CUT_OFF: lambda response: replace(response, wire=Wire.CUT_OFF),
