@@ -26,6 +26,7 @@ from tests.support.emulator import REPOSITORY
 from tests.support.events import LambdaContext
 
 SIGNATURE = "4ba5cdef64ae9b342c03e80a48311bb4468ceff57873ea9fe3ed9fcee5e82696"
+STREAM = "https://customer-a.cloudflarestream.com"
 SIGNED_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiI2YjllNjhiMDdkZmVlOGNjIn0.c2lnbmF0dXJl-_x"
 
 
@@ -177,10 +178,7 @@ SECRETS = {
     "an API key in a dictionary": ("{'X-Auth-Key': '0123456789abcdef'}", "0123456789abcdef"),
     "a signature": (f"time=1,sig1={SIGNATURE}", SIGNATURE),
     "two signatures": (f"sig1={SIGNATURE},sig1={SIGNATURE}", SIGNATURE),
-    "a signed URL": (
-        f"https://customer-a.cloudflarestream.com/{SIGNED_TOKEN}/downloads/default.mp4",
-        SIGNED_TOKEN,
-    ),
+    "a signed URL": (f"{STREAM}/{SIGNED_TOKEN}/downloads/default.mp4", SIGNED_TOKEN),
 }
 
 
@@ -193,7 +191,7 @@ def test_a_secret_is_taken_out_of_a_text(text: str, secret: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "https://customer-a.cloudflarestream.com/6b9e68b0/downloads/default.mp4",
+        f"{STREAM}/6b9e68b0/downloads/default.mp4",
         "no signature: valid_signature_too_old",
         "bearers of eyes",
         "",
