@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from stream_downloads.domain.download import (
     Work,
 )
 from tests.support import rows
-from tests.support.documents import section, table_rows
+from tests.support.documents import named, section
 from tests.support.memory import MemoryDownloads
 from tests.support.rows import AUDIO, DEFAULT, NOW, UID
 from tests.support.template import REFERENCES
@@ -377,8 +376,7 @@ def test_an_item_holds_only_what_goes_with_its_status(row: Download, names: set[
 
 def test_every_attribute_that_is_not_in_the_reference_begins_with_an_underscore() -> None:
     attributes = section("docs/reference.md", "## The item").partition("| status |")[0]
-    names = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in table_rows(attributes))))
-    assert public(to_item(EVERYTHING)).keys() == names
+    assert public(to_item(EVERYTHING)).keys() == named(attributes)
 
 
 def test_a_consumer_finds_what_became_ready_since_a_time(

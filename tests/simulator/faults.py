@@ -90,12 +90,6 @@ def _page(status: int) -> Callable[[], Response]:
     return lambda: Response(status, page, {"content-type": "text/html; charset=UTF-8"})
 
 
-def _redirect() -> Response:
-    return Response(
-        302, b"", {"content-type": "text/html", "location": "https://elsewhere.example/"}
-    )
-
-
 def _on_the_wire(wire: Wire) -> Callable[[], Response]:
     return lambda: Response(0, b"", wire=wire)
 
@@ -120,7 +114,7 @@ REFUSALS: dict[Fault, Callable[[], Response]] = {
     Fault.UNAVAILABLE_HTML: _page(502),
     Fault.NOT_FOUND_HTML: _page(404),
     Fault.SUCCESS_FALSE: lambda: replace(failure(500, 0, "Something went wrong"), status=200),
-    Fault.REDIRECT: _redirect,
+    Fault.REDIRECT: lambda: Response(302, b"", {"location": "https://elsewhere.example/"}),
     Fault.CANNOT_CONNECT: _on_the_wire(Wire.CANNOT_CONNECT),
     Fault.RESET_BEFORE: _on_the_wire(Wire.RESET),
     Fault.HANG_BEFORE: _on_the_wire(Wire.HANG),

@@ -48,3 +48,8 @@ def table_rows(text: str) -> list[list[str]]:
     """Return the cells of each row of the Markdown tables in a text, headings included."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def named(text: str) -> set[str]:
+    """Return the names in backquotes in the first column of the Markdown tables in a text."""
+    return set(re.findall(r"`(\w+)`", " ".join(row[0] for row in table_rows(text))))

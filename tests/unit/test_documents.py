@@ -19,7 +19,7 @@ import yaml
 from stream_downloads.adapters.observability import Metric, _unit
 from stream_downloads.services.receive import receive
 from tests.support import aws_cli
-from tests.support.documents import DOCUMENTS, block, blocks, read, section, table_rows
+from tests.support.documents import DOCUMENTS, block, blocks, named, read, section, table_rows
 from tests.support.emulator import REPOSITORY
 from tests.support.template import resources, template
 
@@ -85,9 +85,9 @@ def test_the_reference_has_every_parameter_with_its_default(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", template()["Outputs"])
-def test_the_reference_has_every_output(name: str) -> None:
-    assert f"`{name}`" in section(REFERENCE, "## Outputs")
+@pytest.mark.parametrize("kind", ["Parameters", "Outputs"])
+def test_the_reference_has_what_the_template_has(kind: str) -> None:
+    assert named(section(REFERENCE, f"## {kind}")) == template()[kind].keys()
 
 
 @pytest.mark.parametrize("metric", Metric)

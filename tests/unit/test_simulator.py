@@ -64,20 +64,21 @@ def codes(response: Response) -> tuple[int, list[int]]:
     return response.status, [error["code"] for error in json.loads(response.body)["errors"]]
 
 
+def default_of(simulator: StreamSimulator, uid: str) -> Any:
+    """Return what a list says of a video's MP4."""
+    return result(ask(simulator, "GET", f"/{uid}/downloads"))["default"]
+
+
 # Downloads
 
 
 def test_a_download_progresses_and_becomes_ready(simulator: Simulator) -> None:
     uid = simulator.upload(generation_seconds=40, queue_seconds=10)
     url = download_url(uid, "default")
-
-    def state() -> object:
-        return result(ask(simulator, "GET", f"/{uid}/downloads"))["default"]
-
     ask(simulator, "POST", f"/{uid}/downloads")
     seen = []
     for simulator.clock.now in (START, START + 10, START + 30, START + 49.9, START + 50):
-        seen.append(state())
+        seen.append(default_of(simulator, uid))
     assert seen == [
         {"status": "inprogress", "url": url, "percentComplete": 0.0},
         {"status": "inprogress", "url": url, "percentComplete": 0.0},
@@ -97,15 +98,11 @@ def test_progress_takes_many_forms_and_stays_a_percentage(
     seen = []
     for _ in range(99):
         simulator.clock.now += 1
-        seen.append(
-            result(ask(simulator, "GET", f"/{uid}/downloads"))["default"]["percentComplete"]
-        )
+        seen.append(default_of(simulator, uid)["percentComplete"])
     assert 0 <= min(seen) < max(seen) <= 99
 
 
-def test_a_create_answers_with_the_download_alone_if_the_settings_say_so(
-    simulator: Simulator,
-) -> None:
+def test_a_create_can_answer_with_the_download_alone(simulator: Simulator) -> None:
     simulator.settings.answer_shape = "flat"
     created = result(ask(simulator, "POST", f"/{simulator.upload()}/downloads"))
     assert created["status"] == "inprogress"

@@ -11,36 +11,6 @@ import pytest
 from tests.support.emulator import REPOSITORY
 from tests.support.template import resources, template
 
-# The names that scripts use.
-PARAMETERS = {
-    "CloudflareAccountId": None,
-    "CloudflareSecretArn": None,
-    "DownloadTypes": "default",
-    "CloudflareRequestLimit": 600,
-    "CloudflareApiBaseUrl": "https://api.cloudflare.com/client/v4",
-    "PollWindowSeconds": 55,
-    "ReconcileMinutes": 60,
-    "VideoEvents": "false",
-    "ReconcileLookbackHours": 48,
-    "RetentionDays": 0,
-    "AlarmTopicArn": "",
-    "CloudflareSecretKmsKeyArn": "",
-    "Tracing": "PassThrough",
-}
-OUTPUTS = {
-    "WebhookUrl",
-    "WebhookSecretArn",
-    "DownloadsTableName",
-    "DownloadsTableArn",
-    "DownloadsReadPolicyArn",
-    "EventBusName",
-    "DashboardUrl",
-    "ReceiveWebhookFunctionName",
-    "PollDownloadsFunctionName",
-    "ReconcileLibraryFunctionName",
-    "ManageDownloadsFunctionName",
-    "RegisterWebhookFunctionName",
-}
 # What CloudFormation takes as a version's description.
 LONGEST_DESCRIPTION = 256
 
@@ -53,15 +23,6 @@ def allowed_to(function: str) -> list[dict[str, Any]]:
 
 FUNCTIONS = resources("AWS::Serverless::Function")
 ALARMS = resources("AWS::CloudWatch::Alarm")
-
-
-@pytest.mark.parametrize(("name", "default"), PARAMETERS.items())
-def test_a_parameter_has_its_name_and_default(name: str, default: object) -> None:
-    assert template()["Parameters"][name].get("Default") == default
-
-
-def test_every_output_has_its_name() -> None:
-    assert template()["Outputs"].keys() == OUTPUTS
 
 
 @pytest.mark.parametrize("name", template()["Parameters"])
