@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from stream_downloads.adapters.observability import (
     record,
     redact,
 )
+from stream_downloads.adapters.stream_api import ApiMessage, RefusalKind, Refused
 from tests.support.emulator import REPOSITORY
 from tests.support.events import LambdaContext
 
@@ -267,25 +267,11 @@ def test_nothing_that_a_function_or_its_libraries_write_is_plain_text(handler: s
         assert "a warning of Python's" in others[-1], function
 
 
-@dataclass
-class ApiMessage:
-    """Like the one of the client, which this module does not know."""
-
-    code: int
-
-
-class Refused(Exception):
-    """Like the one of the client."""
-
-    kind = "throttled"
-    status = 429
-    errors = (ApiMessage(10000), ApiMessage(971))
-
-
 def test_a_refusal_is_described_by_its_kind_status_and_codes() -> None:
-    assert described(Refused("Cloudflare refused")) == {
+    errors = (ApiMessage(10000, "Slow"), ApiMessage(971, "Down"))
+    assert described(Refused("get video", 429, RefusalKind.THROTTLED, errors=errors)) == {
         "error": "Refused",
-        "error_message": "Cloudflare refused",
+        "error_message": "get video: Cloudflare answered 429 (10000 Slow; 971 Down)",
         "refusal": "throttled",
         "status_code": 429,
         "codes": [10000, 971],

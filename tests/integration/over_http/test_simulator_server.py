@@ -6,15 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 import urllib3
 
-from tests.simulator import SimulatorServer
+from tests.simulator import Request, Response, SimulatorServer
 from tests.support.emulator import REPOSITORY
 
 
@@ -25,55 +22,35 @@ def enter(door_url: str, method: str, path: str, body: object = None) -> tuple[i
     return answer.status, answer.json()
 
 
-class Receiver:
-    """A subscriber, which keeps the webhooks that come."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[dict[str, str], bytes]] = []
-        self.came = threading.Semaphore(0)
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.events.append((dict(self.headers), body))
-                self.send_response(200)
-                self.end_headers()
-                receiver.came.release()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Say nothing."""
-
-        self.http = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/"
+def answers(server: SimulatorServer) -> list[tuple[str, int]]:
+    """Wait for the first answer to a webhook; return all answers."""
+    while not server.webhook_answers:
+        server.stopped.wait(0.02)
+    return server.webhook_answers
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.http.serve_forever, args=(0.05,))
-    thread.start()
-    yield receiver
-    receiver.http.shutdown()
-    receiver.http.server_close()
-    thread.join()
+def test_a_webhook_is_sent_when_it_is_due(
+    server: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[Request] = []
 
+    def take(request: Request) -> Response:
+        came.append(request)
+        return Response(200, b"")
 
-def test_a_webhook_is_sent_when_it_is_due(server: SimulatorServer, receiver: Receiver) -> None:
-    server.simulator.outbox.subscribe(receiver.url, 0)
+    monkeypatch.setattr(server.simulator, "handle", take)
+    server.simulator.outbox.subscribe(server.base_url, 0)
     uid = server.simulator.upload(encode_seconds=0.2)
-    assert receiver.came.acquire(timeout=5)
-    ((headers, body),) = receiver.events
-    assert json.loads(body)["uid"] == uid
-    assert headers["Webhook-Signature"].startswith("time=")
+    assert answers(server) == [(uid, 200)]
+    (request,) = came
+    assert json.loads(request.body)["uid"] == uid
+    assert request.headers["webhook-signature"].startswith("time=")
 
 
 def test_a_webhook_that_is_not_taken_is_not_sent_again(server: SimulatorServer) -> None:
     server.simulator.outbox.subscribe("http://127.0.0.1:9/", 0)
     uid = server.simulator.upload()
-    while not server.webhook_answers:
-        server.stopped.wait(0.02)
-    assert server.webhook_answers == [(uid, 0)]
+    assert answers(server) == [(uid, 0)]
 
 
 def test_the_door_uploads(server: SimulatorServer) -> None:
