@@ -28,6 +28,7 @@ from stream_downloads.services.receive import receive
 from tests.simulator import Fault
 from tests.simulator.videos import Video
 from tests.support.events import LambdaContext, encoded, video_event
+from tests.support.rows import requested
 from tests.support.template import environment, resources, template
 from tests.support.world import World, function_url_event
 
@@ -277,8 +278,8 @@ def test_a_backfilled_video_was_missed_by_no_webhook(world: World) -> None:
 
 def test_a_video_whose_second_webhook_told_of_its_recovery_in_vain_was_missed(world: World) -> None:
     uid = world.simulator.upload(webhook_delays=())
-    row = transitions.request(cloudflare.Video(uid), DownloadType.DEFAULT, world.clock())
-    world.downloads.add(transitions.fail_video(row, cloudflare.Video(uid), world.clock()))
+    failed = transitions.fail_video(requested(uid), cloudflare.Video(uid), world.clock())
+    world.downloads.add(failed)
     world.clock.sleep(HOUR)
     assert missed(world) == 1
 

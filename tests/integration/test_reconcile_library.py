@@ -22,6 +22,7 @@ from stream_downloads.services.reconcile import ENCODING, LOOK_BACK
 from stream_downloads.services.record import Known
 from tests.simulator import Fault
 from tests.simulator.videos import Video
+from tests.support.rows import requested
 from tests.support.world import World
 
 HOUR = 3600.0
@@ -100,9 +101,7 @@ def test_rows_that_exist_are_read_and_not_written(world: World) -> None:
 def test_only_the_type_that_lacks_a_row_is_requested() -> None:
     world = World(download_types=BOTH)
     (uid,) = upload(world, 1, apart=60)
-    world.downloads.add(
-        transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
-    )
+    world.downloads.add(requested(uid))
     before = world.downloads.rows[uid, DownloadType.DEFAULT]
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT] == before
@@ -111,8 +110,7 @@ def test_only_the_type_that_lacks_a_row_is_requested() -> None:
 
 def test_a_row_that_ended_because_its_video_had_failed_is_opened_again(world: World) -> None:
     (uid,) = upload(world, 1, apart=60)
-    row = transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
-    world.downloads.add(transitions.fail_video(row, video.Video(uid=uid), world.clock()))
+    world.downloads.add(transitions.fail_video(requested(uid), video.Video(uid), world.clock()))
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.REQUESTED
 

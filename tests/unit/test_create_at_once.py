@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from stream_downloads.adapters.download_item import Unreadable
-from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.domain.download import Download, Lane, Status, Step, Work
-from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
 from stream_downloads.services.steps import Outcome, Steps
 from tests.simulator import Fault
@@ -48,18 +47,14 @@ def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
     assert world.simulator.calls == []
 
 
-def test_without_allowance_the_intent_waits_for_the_poller() -> None:
-    world = World(limit=10)
-    world.service.gateway.permit(10, Asker.OPERATOR)
-    assert webhook(world) == 200
-    assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
-    assert world.simulator.calls == []
-
-
-def test_while_the_gate_is_closed_nothing_is_sent() -> None:
+@pytest.mark.parametrize("obstacle", [World.use_up_budget, lambda world: world.budget.close(300)])
+def test_without_allowance_or_with_a_closed_gate_the_intent_waits_for_the_poller(
+    obstacle: Callable[[World], None],
+) -> None:
     world = World(download_types=BOTH)
-    Budget(world.control, 600, world.clock).close(300)
+    obstacle(world)
     assert webhook(world) == 200
+    assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
     assert world.simulator.calls == []
 
 

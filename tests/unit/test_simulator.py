@@ -89,6 +89,16 @@ def test_a_download_progresses_and_becomes_ready(simulator: Simulator) -> None:
     assert simulator.ready_at(uid, "default") == START + 50
 
 
+def test_a_repeated_create_answers_with_what_there_is(simulator: Simulator) -> None:
+    uid = simulator.upload(generation_seconds=10)
+    ask(simulator, "POST", f"/{uid}/downloads")
+    simulator.clock.now += 9
+    again = result(ask(simulator, "POST", f"/{uid}/downloads/default"))
+    assert again["default"]["percentComplete"] == 90.0
+    simulator.settings.repeated_create = "conflict"
+    assert ask(simulator, "POST", f"/{uid}/downloads").status == 409
+
+
 @pytest.mark.parametrize("progress", ["linear", "silent", "stalling", "jumping", "backwards"])
 def test_progress_takes_many_forms_and_stays_a_percentage(
     simulator: Simulator, progress: str
@@ -139,15 +149,6 @@ def test_a_token_lasts_a_day_at_most(simulator: StreamSimulator, body: object) -
 
 
 # Videos
-
-
-def test_a_video_that_fails_to_encode_says_why(simulator: Simulator) -> None:
-    uid = simulator.upload(encode_seconds=5, error_code="ERR_NON_VIDEO")
-    assert result(ask(simulator, "GET", f"/{uid}"))["status"]["state"] == "inprogress"
-    simulator.clock.now += 5
-    status = result(ask(simulator, "GET", f"/{uid}"))["status"]
-    assert status["state"] == "error"
-    assert status["errorReasonCode"] == "ERR_NON_VIDEO"
 
 
 def test_a_live_recording_is_not_ready_until_it_ends(simulator: Simulator) -> None:
@@ -242,13 +243,6 @@ def test_the_window_rolls(clock: VirtualClock) -> None:
     for step in range(20):
         clock.now = START + 150 * step
         assert ask(simulator, "GET", "").status == 200
-
-
-def test_others_use_up_the_same_limit(simulator: StreamSimulator) -> None:
-    simulator.others_send(1190)
-    assert ask(simulator, "GET", "").headers["ratelimit"] == '"default";r=9;t=300'
-    simulator.others_send(10)
-    assert ask(simulator, "GET", "").status == 429
 
 
 # The webhook

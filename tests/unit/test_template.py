@@ -23,6 +23,7 @@ def allowed_to(function: str) -> list[dict[str, Any]]:
 
 FUNCTIONS = resources("AWS::Serverless::Function")
 ALARMS = resources("AWS::CloudWatch::Alarm")
+DASHBOARD = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
 
 
 @pytest.mark.parametrize("name", template()["Parameters"])
@@ -155,11 +156,9 @@ def test_consumers_may_read_and_nothing_else() -> None:
 
 
 def test_the_dashboard_shows_every_alarm() -> None:
-    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
-    assert set(re.findall(r"\$\{(\w+)\.Arn\}", body)) == ALARMS.keys()
+    assert set(re.findall(r"\$\{(\w+)\.Arn\}", DASHBOARD)) == ALARMS.keys()
 
 
 def test_the_dashboard_is_json() -> None:
-    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
-    widgets = json.loads(re.sub(r"\$\{[\w:.]+\}", "x", body))["widgets"]
+    widgets = json.loads(re.sub(r"\$\{[\w:.]+\}", "x", DASHBOARD))["widgets"]
     assert [widget["x"] for widget in widgets[1:]] == [0, 6, 12, 18]

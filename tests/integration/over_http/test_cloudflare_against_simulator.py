@@ -25,7 +25,6 @@ from stream_downloads.adapters.stream_api import (
     StreamClient,
 )
 from stream_downloads.domain.download import DownloadType
-from stream_downloads.domain.request_budget import RateLimit
 from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
 
 
@@ -95,27 +94,6 @@ def test_a_download_is_created_followed_and_deleted(
     assert client.list_downloads(uid, seconds=5).keys() == {"audio"}
     client.delete_downloads(uid, DownloadType.AUDIO, seconds=5)
     assert client.list_downloads(uid, seconds=5) == {}
-
-
-def test_the_other_calls_work_too(client: StreamClient, simulator: StreamSimulator) -> None:
-    uid = simulator.upload(name="a clip.mp4", private=True, duration_seconds=12.5)
-    assert client.get_video(uid, seconds=5).duration_seconds == 12.5
-    (video,) = client.list_videos(start="2020-01-01T00:00:00Z", seconds=5).videos
-    assert video.uid == uid
-    assert video.name == "a clip.mp4"
-    assert video.requires_signed_url
-    assert client.create_token(uid, expires_at=int(time.time()) + 60, seconds=5)
-    assert client.get_webhook(seconds=5) is None
-    subscription = client.put_webhook("https://a.example/", seconds=5)
-    assert client.get_webhook(seconds=5) == subscription
-    client.delete_webhook(seconds=5)
-    assert client.get_webhook(seconds=5) is None
-
-
-def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
-    heard: list[RateLimit] = []
-    connect(server, on_rate_limit=heard.append).list_videos(seconds=5)
-    assert heard == [RateLimit(1199, 300.0)]
 
 
 # Connections
