@@ -13,6 +13,7 @@ from tests.simulator import (
     Fault,
     Request,
     Response,
+    Settings,
     StreamSimulator,
     download_url,
     timestamp,
@@ -112,10 +113,12 @@ def test_progress_takes_many_forms_and_stays_a_percentage(
     assert 0 <= min(seen) < max(seen) <= 99
 
 
-def test_a_create_can_answer_with_the_download_alone(simulator: Simulator) -> None:
-    simulator.settings.answer_shape = "flat"
-    created = result(ask(simulator, "POST", f"/{simulator.upload()}/downloads"))
-    assert created["status"] == "inprogress"
+def test_both_answer_shapes_and_both_answers_to_nothing_exist(simulator: Simulator) -> None:
+    simulator.settings = Settings(answer_shape="flat", nothing_created="not found")
+    uid = simulator.upload()
+    assert codes(ask(simulator, "GET", f"/{uid}/downloads")) == (404, [10003])
+    assert codes(ask(simulator, "DELETE", f"/{uid}/downloads")) == (404, [10003])
+    assert result(ask(simulator, "POST", f"/{uid}/downloads"))["status"] == "inprogress"
 
 
 def test_a_private_download_needs_a_token_that_allows_it(simulator: Simulator) -> None:
@@ -151,13 +154,16 @@ def test_a_token_lasts_a_day_at_most(simulator: StreamSimulator, body: object) -
 # Videos
 
 
-def test_a_live_recording_is_not_ready_until_it_ends(simulator: Simulator) -> None:
-    uid = simulator.upload(live_input="abc", encode_seconds=600)
+def test_a_live_recording_is_ready_at_its_end_and_over_four_hours_gets_no_download(
+    simulator: Simulator,
+) -> None:
+    uid = simulator.upload(live_input="abc", encode_seconds=600, duration_seconds=5 * 3600)
     assert result(ask(simulator, "GET", f"/{uid}"))["status"]["state"] == "live-inprogress"
     simulator.clock.now += 600
     video = result(ask(simulator, "GET", f"/{uid}"))
     assert video["status"]["state"] == "ready"
     assert video["liveInput"] == "abc"
+    assert codes(ask(simulator, "POST", f"/{uid}/downloads")) == (400, [10005])
 
 
 def test_videos_are_listed_by_state_time_and_number(simulator: Simulator) -> None:
