@@ -200,58 +200,48 @@ def test_text_that_a_table_cannot_hold_is_cut_and_fixed(downloads: Downloads) ->
 # --- On DynamoDB alone
 
 
-class Forgetful:
-    """A client whose refusals do not bring the old item along."""
+@pytest.fixture
+def forgetful(dynamodb: DynamoDBClient, monkeypatch: pytest.MonkeyPatch) -> DynamoDBClient:
+    """Return a client whose refusals do not bring the old item along."""
+    put_item: Any = dynamodb.put_item
 
-    def __init__(self, client: DynamoDBClient) -> None:
-        self.exceptions = client.exceptions
-        self.get_item = client.get_item
-        self._client = client
+    def put_and_forget(ReturnValuesOnConditionCheckFailure: str, **arguments: Any) -> Any:  # noqa: ARG001, N803
+        return put_item(**arguments)
 
-    def put_item(self, **arguments: Any) -> Any:
-        del arguments["ReturnValuesOnConditionCheckFailure"]
-        return self._client.put_item(**arguments)
+    monkeypatch.setattr(dynamodb, "put_item", put_and_forget)
+    return dynamodb
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_a_row_that_stood_in_the_way_is_read_if_the_refusal_does_not_tell_it(
-    dynamodb: DynamoDBClient, table: DownloadsTable
+    table: DownloadsTable,
 ) -> None:
-    forgetful: Any = Forgetful(dynamodb)
     table.add(rows.requested(name="first"))
-    there = DownloadsTable(forgetful, TABLE).add(rows.requested(name="second"))
-    assert there == rows.requested(name="first", version=1)
+    assert table.add(rows.requested(name="second")) == rows.requested(name="first", version=1)
 
 
 def test_a_row_that_stood_in_the_way_and_is_gone_is_a_lost_race(
-    dynamodb: DynamoDBClient, table: DownloadsTable
+    forgetful: DynamoDBClient, table: DownloadsTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forgetful: Any = Forgetful(dynamodb)
-    forgetful.get_item = lambda **_: {}
+    monkeypatch.setattr(forgetful, "get_item", lambda **_: {})
     table.add(rows.requested())
     with pytest.raises(LostRace, match="gone again"):
-        DownloadsTable(forgetful, TABLE).add(rows.requested())
-
-
-class Repeated:
-    """A client whose first answer to a write is lost: the SDK repeats, and meets what it did."""
-
-    def __init__(self, client: DynamoDBClient) -> None:
-        self._client = client
-        self.exceptions = client.exceptions
-
-    def put_item(self, **arguments: Any) -> Any:
-        self._client.put_item(**arguments)
-        return self._client.put_item(**arguments)
+        table.add(rows.requested())
 
 
 def test_a_repeated_write_that_meets_its_own_success_has_succeeded(
-    dynamodb: DynamoDBClient, table: DownloadsTable
+    dynamodb: DynamoDBClient, table: DownloadsTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repeating: Any = Repeated(dynamodb)
-    repeated = DownloadsTable(repeating, TABLE)
+    put_item: Any = dynamodb.put_item
+
+    def put_twice(**arguments: Any) -> Any:  # the first answer is lost, and the SDK repeats
+        put_item(**arguments)
+        return put_item(**arguments)
+
+    monkeypatch.setattr(dynamodb, "put_item", put_twice)
     # Fractions of a second, whole numbers and text all compare as they were written.
-    assert repeated.add(EVERYTHING) is None
-    assert repeated.save(replace(EVERYTHING, version=1, percent_complete=100.0)).version == 2
+    assert table.add(EVERYTHING) is None
+    assert table.save(replace(EVERYTHING, version=1, percent_complete=100.0)).version == 2
     row = table.get(*EVERYTHING.key)
     assert row == replace(EVERYTHING, version=2, percent_complete=100.0)
 

@@ -42,7 +42,6 @@ class SimulatorServer:
         self,
         simulator: StreamSimulator | None = None,
         *,
-        host: str = "127.0.0.1",
         port: int = 0,
         drip_seconds: float = 0.5,
     ) -> None:
@@ -52,7 +51,7 @@ class SimulatorServer:
         self.webhook_answers: list[tuple[str, int]] = []
         self.stopped = threading.Event()
         self._news = threading.Event()
-        self._http = _Server((host, port), partial(_Handler, self))
+        self._http = _Server(("127.0.0.1", port), partial(_Handler, self))
         self._threads = [
             threading.Thread(target=self._http.serve_forever, args=(0.05,), name="simulator"),
             threading.Thread(target=self._send_webhooks, name="simulator-webhooks"),
@@ -70,8 +69,7 @@ class SimulatorServer:
 
     @property
     def _origin(self) -> str:
-        host, port = self._http.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"http://127.0.0.1:{self._http.server_port}"
 
     @property
     def connections(self) -> int:

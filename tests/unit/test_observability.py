@@ -47,7 +47,7 @@ class StandardOutput:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
-    """Return what gives the lines written since it was called last."""
+    """Return a function that returns the lines written since its last call."""
     monkeypatch.setattr(logger.registered_handler, "stream", StandardOutput())
     observability.flush()
     capsys.readouterr()
