@@ -130,8 +130,9 @@ def test_the_hourly_run_looks_back_no_further_than_it_should(world: World) -> No
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("inclusive", [True, False])
-def test_a_backfill_loses_nothing_across_the_borders_of_pages(*, inclusive: bool) -> None:
-    world = World(limit=1000)
+def test_a_backfill_loses_nothing_across_the_borders_of_pages(
+    world: World, *, inclusive: bool
+) -> None:
     world.simulator.settings.inclusive_bounds = inclusive
     start = world.clock()
     uids = upload(world, PAGE - 1, apart=1.5)
@@ -167,9 +168,8 @@ def test_a_video_that_is_listed_in_another_shape_hides_no_other(
 @pytest.mark.parametrize("inclusive", [True, False])
 @pytest.mark.parametrize("backfill", [True, False])
 def test_over_a_page_of_videos_within_a_second_is_walked_through(
-    *, inclusive: bool, backfill: bool
+    world: World, *, inclusive: bool, backfill: bool
 ) -> None:
-    world = World(limit=1000)
     world.simulator.settings.inclusive_bounds = inclusive
     start = world.clock()
     uids = upload(world, 2 * PAGE, apart=0.0004)
@@ -182,9 +182,8 @@ def test_over_a_page_of_videos_within_a_second_is_walked_through(
 
 @pytest.mark.parametrize("backfill", [True, False])
 def test_over_a_page_of_videos_at_one_instant_is_skipped_with_a_warning(
-    *, backfill: bool, caplog: pytest.LogCaptureFixture
+    world: World, *, backfill: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(limit=1000)
     start = world.clock()
     upload(world, PAGE + 5, apart=0.0)
     world.clock.now += 0.5

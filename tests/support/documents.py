@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from typing import Final
 
@@ -18,6 +19,8 @@ DOCUMENTS: Final = (
     "CONTRIBUTING.md",
     "SECURITY.md",
 )
+# Those of this machine.
+SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 
 
 def read(document: str) -> str:

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import tomllib
 import xml.etree.ElementTree as ET
@@ -19,13 +18,21 @@ import yaml
 from stream_downloads.adapters.observability import Metric, _unit
 from stream_downloads.services.receive import receive
 from tests.support import aws_cli
-from tests.support.documents import DOCUMENTS, block, blocks, named, read, section, table_rows
+from tests.support.documents import (
+    DOCUMENTS,
+    SHELLS,
+    block,
+    blocks,
+    named,
+    read,
+    section,
+    table_rows,
+)
 from tests.support.emulator import REPOSITORY
 from tests.support.template import resources, template
 
 REFERENCE: Final = "docs/reference.md"
 OPERATE: Final = "docs/operate.md"
-SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 # What the AWS CLI has that is no operation of a service.
 OF_THE_CLI: Final = {("s3", "cp"), ("cloudformation", "deploy")}
 PICTURES: Final = sorted(

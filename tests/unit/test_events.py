@@ -6,14 +6,11 @@ import json
 
 import pytest
 
-from stream_downloads.adapters.function_url import unwrap
-from stream_downloads.domain.signature import verify
 from tests.support.emulator import REPOSITORY
 from tests.support.events import (
     EVENTS,
     EXAMPLE_SECRET,
     EXAMPLE_TIME,
-    encoded,
     load_event,
     signed_event,
 )
@@ -51,15 +48,6 @@ def test_the_example_has_every_field_of_cloudflares_guide() -> None:
         *("requireSignedURLs", "uploaded", "uploadExpiry", "maxSizeBytes", "maxDurationSeconds"),
         *("duration", "input", "playback", "watermark"),
     ]
-
-
-@pytest.mark.parametrize("is_base64", [False, True])
-def test_an_event_made_for_a_test_is_a_good_one(*, is_base64: bool) -> None:
-    body = load_event("video_ready")
-    event = signed_event(body, b"secret", 1_700_000_000, is_base64=is_base64)
-    delivery = unwrap(event)
-    assert delivery.body == encoded(body)
-    verify(delivery.body, delivery.signature, [b"secret"], 1_700_000_000)
 
 
 def test_the_example_is_what_signing_makes_of_it() -> None:
