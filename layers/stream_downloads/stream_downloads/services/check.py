@@ -96,7 +96,7 @@ SEE_PERMISSION: Final = "See the finding permission."
 CHECK_AGAIN: Final = "Check again in a minute."
 OUT_OF_TIME: Final = "the function's time was over"
 
-# What was found, and what to do about it: None if all is as it should be.
+# What was found, and how to fix it: None if nothing is wrong.
 Verdict = tuple[str, str | None]
 
 
@@ -362,7 +362,7 @@ class Inspection:
         )
         completed_at = kept.value.get("notes", {}).get("completed_at")
         if completed_at is None:
-            return "No run of PollDownloads has come to its end yet.", fix
+            return "No run of PollDownloads has completed yet.", fix
         detail = f"The last complete run of PollDownloads ended {ago(completed_at, kept.now)}."
         return detail, None if kept.now - completed_at <= POLL_OVERDUE else fix
 
@@ -375,7 +375,7 @@ class Inspection:
         )
         began_at = kept.value.get("completed_at")
         if began_at is None:
-            return "No reconciliation has come to its end yet.", fix
+            return "No reconciliation has completed yet.", fix
         detail = f"The last complete reconciliation began {ago(began_at, kept.now)}."
         overdue = max(2 * period, RECONCILIATION_OVERDUE_AT_LEAST)
         return detail, None if kept.now - began_at <= overdue else fix

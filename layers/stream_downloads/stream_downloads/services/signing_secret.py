@@ -1,4 +1,4 @@
-"""Keeps the stored signing secret equal to Cloudflare's, once the webhook is registered."""
+"""Keeps the stored signing secret the one that Cloudflare signs with, once it is registered."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from stream_downloads.adapters.stream_api import WebhookSubscription
     from stream_downloads.services.dependencies import Service
 
-# The record of the control table for the registration: {"position": "owner" or "guest", "since":
-# …}. There is none before the first registration. A guest's has "asked_at" as well: when a wrong
-# signature last made the stack ask Cloudflare for the secret.
+# The record of the control table that remembers how webhooks come: {"position": "owner"} or
+# "guest", "since". There is none until the first registration. Of a guest also "asked_at", when
+# a webhook's signature last made it ask for the secret.
 REGISTRATION: Final = "registration"
 OWNER: Final = "owner"
 GUEST: Final = "guest"
 
-# So a flood of forged webhooks costs five requests in five minutes, of 600.
+# A flood of forged requests then costs five requests in five minutes, of 600.
 GUEST_ASKS_EVERY: Final = 60.0
-# The time limit of the question, so that the webhook is answered in time.
+# The webhook is answered after that, whatever Cloudflare does.
 GUEST_ASKS_FOR: Final = 2.0
-# Another process that has just asked stores the secret within this time.
+# By then another process that has just asked has stored the answer.
 ANOTHER_STORES_WITHIN: Final = 2.5
 FAILURES: Final = (CloudflareError, NotNow, SecretUnavailable, ClientError, BotoCoreError)
 
@@ -75,7 +75,7 @@ def refresh_as_guest(service: Service, store_secret: Callable[[str], bool]) -> b
         store_secret: stores the signing secret, and returns False if it is stored already.
 
     Returns:
-        True if the stored secret may have changed; always False unless registered as guest.
+        False if the stored secret is as it was, as always without a registration as guest.
     """
     try:
         kept = service.control.read(REGISTRATION)
@@ -98,5 +98,5 @@ def refresh_as_guest(service: Service, store_secret: Callable[[str], bool]) -> b
 
 
 def is_same_url(subscription: WebhookSubscription, webhook_url: str) -> bool:
-    """Return True if Cloudflare sends to us; a slash at the end makes no difference."""
+    """Tell whether Cloudflare sends to us; the last slash of a URL's root means nothing."""
     return subscription.notification_url.rstrip("/") == webhook_url.rstrip("/")
