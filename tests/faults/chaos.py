@@ -102,7 +102,7 @@ class Week:
         if self.chance.random() < 0.001:
             self.stage.rotate_signing_secret()
         if self.chance.random() < 0.1:
-            name = self.chance.choice(["receive", "poll", "reconcile"])
+            name = self.chance.choice(["receive", "poll", "reconcile", "register"])
             self.stage.functions.pop(name, None)
             self.stage.plan = Plan(name, self.chance.randrange(60), self.chance.choice(DEADLY))
 

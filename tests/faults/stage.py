@@ -317,7 +317,7 @@ class Stage:
     def receive_forged(self, webhook: Webhook, header: str) -> None:
         """Check invariant 8: a forged webhook is answered 403, without a write or a request.
 
-        A guest may ask for the secret of the subscription: `test_catalogue` bounds how often.
+        A guest may ask for the secret of the subscription; `test_catalogue` shows how often.
         """
         event = function_url_event(webhook.body, {"webhook-signature": header})
         before = self._traces()

@@ -7,6 +7,7 @@ Manager fails, the last good value is used for up to an hour.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -180,16 +181,20 @@ def store_signing_secret(client: SecretsManagerClient, secret_arn: str, secret: 
         botocore.exceptions.ClientError: Secrets Manager refuses to read or to store.
     """
     wanted = _usable({"webhook_secret": secret}, "webhook_secret").encode()
+    stored, version = "", ""
     try:
-        stored = client.get_secret_value(SecretId=secret_arn).get("SecretString", "")
+        current = client.get_secret_value(SecretId=secret_arn)
+        stored, version = current.get("SecretString", ""), current["VersionId"]
     except ClientError as error:
         if error.response["Error"]["Code"] not in _NO_SUCH_VERSION:
             raise
-        stored = ""
     if _signing_secret_if_usable(stored) == wanted:
         return False
+    # Of two writers that replace the same version, the second changes nothing: two new versions
+    # would take the label AWSPREVIOUS from the old secret.
+    token = hashlib.sha256(f"{version} {secret}".encode()).hexdigest()
     value = json.dumps({"webhook_secret": secret})
-    client.put_secret_value(SecretId=secret_arn, SecretString=value)
+    client.put_secret_value(SecretId=secret_arn, SecretString=value, ClientRequestToken=token)
     return True
 
 

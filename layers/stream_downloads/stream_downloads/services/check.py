@@ -20,7 +20,7 @@ from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT, oldest_due
 from stream_downloads.services.poll import LIVE_QUEUES
 from stream_downloads.services.reconcile import LOOK_BACK
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
-from stream_downloads.services.signing_secret import is_same_url
+from stream_downloads.services.signing_secret import GUEST, REGISTRATION, is_same_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,10 @@ SECRET_FIXES: Final = (
 TAKE_OVER_OR_SHARE: Final = (
     'Invoke RegisterWebhook with {"force": true} to take the subscription over. Or invoke it with'
     ' {"subscribe": false}, and have the owner of the subscription pass the requests on unchanged.'
+)
+STORE_AS_GUEST: Final = (
+    "Wait for the next request that the owner passes on: it makes the stack store the secret. Or"
+    ' invoke RegisterWebhook with {"subscribe": false} now.'
 )
 WITHOUT_WEBHOOK: Final = (
     f"Or deploy with ReconcileMinutes from 1 to {MINUTES_WITHOUT_WEBHOOK:g}: then the stack works"
@@ -315,6 +319,8 @@ class Inspection:
                 f"{there} This stack knows their signing secret, and takes what is passed on.",
                 None,
             )
+        if found and self._service.control.read(REGISTRATION).value.get("position") == GUEST:
+            return f"{there} This stack does not know their signing secret yet.", STORE_AS_GUEST
         minutes = self._installation.reconcile_minutes
         there += f" The reconciliation finds new videos, every {counted(minutes, 'minute')}."
         if minutes <= MINUTES_WITHOUT_WEBHOOK:
