@@ -1,4 +1,4 @@
-"""List the scenarios of which every I/O call is spoiled in turn."""
+"""List the scenarios in which every I/O call fails in turn."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Scenario:
     """One scenario.
 
     Attributes:
-        prepare: what happens before, undisturbed.
-        act: what is disturbed; the webhooks of it that Cloudflare may send again.
+        prepare: the part without failures.
+        act: the part with a failure; returns the webhooks that Cloudflare may send again.
         ends: how every download ends.
-        stage: what is special about the stack.
-        only: the blows that are tried, if not all.
+        stage: the settings of the stack.
+        only: the failures that are tried, if not all.
     """
 
     prepare: Callable[[Stage], None]

@@ -140,7 +140,7 @@ class Poller:
             self._summary.ended = "another run is at work"
             return self._summary
         self._set_end(started, window, command)
-        self._turn = int(started // MINUTE)  # runs alternate between creates and polls first
+        self._turn = int(started // MINUTE)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
         try:
             while self._work(window):
@@ -165,7 +165,7 @@ class Poller:
         return True
 
     def _set_end(self, started: float, window: float, command: PollCommand) -> None:
-        """Decide when to stop. A run that is not scheduled ends when the next scheduled begins."""
+        """Decide when to stop. A run in between ends where the next scheduled one begins."""
         self._end = started + window
         self._stop_at = started + max(window, BUSY_AT_MOST)
         scheduled_at = self._lease.notes.get("scheduled_at")

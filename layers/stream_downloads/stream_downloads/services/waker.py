@@ -58,7 +58,7 @@ class Waker:
         self._start = start
         self._window = window
         self._monotonic = monotonic
-        self._no_run_until = 0.0
+        self._known_until = 0.0
 
     def wake(self, due_in: float) -> None:
         """Start a run for what falls due in so many seconds, unless one is at work.
@@ -66,7 +66,7 @@ class Waker:
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: AWS could not be asked.
         """
-        if due_in >= self._window or self._monotonic() < self._no_run_until:
+        if due_in >= self._window or self._monotonic() < self._known_until:
             return
         claim = uuid.uuid4().hex
         lease = Lease(self._control, POLLER_LEASE, claim, CLAIM_SECONDS)
@@ -76,7 +76,7 @@ class Waker:
             except BaseException:
                 lease.release()
                 raise
-        self._no_run_until = self._monotonic() + KNOWN_FOR
+        self._known_until = self._monotonic() + KNOWN_FOR
 
 
 def wake_poller(waker: Waker | None, due_in: float) -> None:
