@@ -31,7 +31,7 @@ EVENTS_ARRIVE_WITHIN = 10.0
 
 
 class TooSlow(RuntimeError):
-    """Something did not happen in time; the text says what."""
+    """An awaited change did not happen in time; the text names it."""
 
 
 @dataclass

@@ -282,8 +282,8 @@ class StreamClient:
     def create_token(self, uid: str, *, expires_at: int, seconds: float) -> str:
         """Return a signed token that replaces a private video's uid in its download URLs.
 
-        ``expires_at`` is in Unix seconds, at most 24 hours ahead. Cloudflare recommends this call
-        for fewer than 1,000 tokens a day.
+        ``expires_at`` is in Unix seconds, at most 24 hours ahead. Cloudflare intends this call for
+        fewer than 1,000 tokens a day.
         """
         body = {"exp": expires_at, "downloadable": True}
         path = f"/stream/{_checked(uid)}/token"

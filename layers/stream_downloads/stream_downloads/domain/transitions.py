@@ -283,7 +283,7 @@ def listed_with_bad_url(row: Download, retry_at: float, maintenance: Work, now: 
 
 
 def listed_failed(row: Download, now: float) -> Download:
-    """Delete a download that Cloudflare failed to make, to create it again, up to three times."""
+    """Delete a download that Cloudflare failed to make, and create it again, a few times."""
     row = replace(row, creation=_listed(row, now))
     if row.recreations >= len(RECREATE_PAUSES):
         message = f"Cloudflare could not make this download in {row.recreations + 1} attempts."

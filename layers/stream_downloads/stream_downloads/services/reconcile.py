@@ -267,9 +267,7 @@ class Run:
 
         def remember() -> None:
             kept = self._control.read(BACKFILL)
-            if (
-                kept.value.get("since") == cursor["since"]
-            ):  # else another backfill was begun meanwhile
+            if kept.value.get("since") == cursor["since"]:  # else another was begun meanwhile
                 reached = {} if walk.done else {**cursor, "start": walk.start}
                 self._control.write(BACKFILL, reached, kept.version)
             if not walk.done:
