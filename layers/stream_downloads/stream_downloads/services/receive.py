@@ -55,9 +55,10 @@ def receive(
     event: dict[str, Any],
     bus: EventBus | None = None,
 ) -> dict[str, Any]:
-    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that.
+    """Answer one webhook.
 
-    With a bus, 200 only once the bus has the webhook, too.
+    The answer is 200 once the intent is durable, whatever happens after that. With a bus, it is
+    200 once the bus has taken the webhook, too.
     """
     now, ask_until = service.clock(), service.monotonic() + ASK_SECONDS
     try:
@@ -67,7 +68,7 @@ def receive(
         grant = permit(service, video)
         try:
             rows = record_intent(service, video, grant, now)
-        finally:  # other systems hear of the video even if our own tables fail
+        finally:  # other systems get the event even if our own tables fail
             passed_on = pass_on(bus, video, delivery.body)
     except BadTransport as refusal:
         return refuse(service, refusal.status, "bad_transport", refusal)
@@ -134,7 +135,7 @@ def permit(service: Service, video: Video) -> Grant:
 
 
 def record_intent(service: Service, video: Video, grant: Grant, now: float) -> list[Download]:
-    """Write down what the webhook means; return the rows that this opened."""
+    """Write the rows of a webhook; return those that it opened."""
     downloads, types = service.downloads, video.wanted(service.download_types)
     intents.warn_of_unknown_downloads(video)
     if video.state == "ready":
@@ -146,7 +147,7 @@ def record_intent(service: Service, video: Video, grant: Grant, now: float) -> l
 def create_at_once(
     service: Service, rows: Sequence[Download], grant: Grant, ask_until: float
 ) -> float:
-    """Create the downloads that were requested; what cannot be done now, the poller will do.
+    """Create the downloads that were requested; the poller creates those that are left.
 
     Args:
         service: the parts of the service.
@@ -193,7 +194,7 @@ def recent_pace(service: Service) -> Pace:
 def refuse(
     service: Service, status: int, outcome: str, refusal: BadTransport | Unauthentic
 ) -> dict[str, Any]:
-    """Answer a request that anybody may have sent; log one a minute for each reason."""
+    """Answer a request that is not authentic; log one a minute for each reason."""
     left_out = service.refusals.admit(str(refusal), service.monotonic())
     if left_out is None:
         return http_answer(status, outcome)

@@ -1,4 +1,4 @@
-"""Keeps the stored signing secret the one that Cloudflare signs with."""
+"""Keeps the stored signing secret equal to Cloudflare's."""
 
 from __future__ import annotations
 
