@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -129,7 +128,8 @@ def a_new_secret_is_stored(deployed: Deployed) -> None:
 
 
 def a_guest_stores_the_owners_new_secret(deployed: Deployed) -> None:
-    body = encoded(deployed.cloudflare.videos[deployed.upload()].described(time.time()))
+    uid = deployed.upload(webhook_delays=())
+    body = encoded(deployed.cloudflare.videos[uid].described(deployed.cloudflare.clock()))
     outbox = deployed.cloudflare.outbox
     ours = outbox.subscription
     outbox.subscribe("https://owner.example.com/hook", deployed.cloudflare.clock())

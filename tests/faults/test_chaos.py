@@ -89,7 +89,7 @@ class Chaos(RuleBasedStateMachine):
         self.stage.simulator.faults.script(*faults)
 
     @rule(
-        name=st.sampled_from(["receive", "poll", "reconcile", "manage"]),
+        name=st.sampled_from(["receive", "poll", "reconcile", "manage", "register"]),
         number=st.integers(0, 40),
         blow=st.sampled_from(Blow),
     )

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from stream_downloads.adapters.event_bus import EventBus
     from stream_downloads.adapters.function_url import Delivery
 
-# The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
+# The answer comes within a few seconds, whatever Cloudflare's API does: after these, counted from
+# the request's arrival, nothing is asked of it any more.
+ASK_SECONDS: Final = 4.0
 CREATE_SECONDS: Final = 2.5
-ALL_CREATES_SECONDS: Final = 4.0
 OUR_FAULT: Final = (
     SecretUnavailable,
     NoSecret,
@@ -54,11 +55,12 @@ def receive(
     event: dict[str, Any],
     bus: EventBus | None = None,
 ) -> dict[str, Any]:
-    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that.
+    """Answer one webhook.
 
-    With a bus, 200 only once the bus has the webhook, too.
+    The answer is 200 once the intent is durable, whatever happens after that. With a bus, it is
+    200 once the bus has taken the webhook, too.
     """
-    now = service.clock()
+    now, ask_until = service.clock(), service.monotonic() + ASK_SECONDS
     try:
         delivery = function_url.unwrap(event)
         verify(service, delivery, secrets, now)
@@ -66,7 +68,7 @@ def receive(
         grant = permit(service, video)
         try:
             rows = record_intent(service, video, grant, now)
-        finally:  # other systems hear of the video even if our own tables fail
+        finally:  # other systems get the event even if our own tables fail
             passed_on = pass_on(bus, video, delivery.body)
     except BadTransport as refusal:
         return refuse(service, refusal.status, "bad_transport", refusal)
@@ -82,7 +84,7 @@ def receive(
     outcome = "video_failed"
     if video.state == "ready":
         if grant.count:
-            due_at = create_at_once(service, rows, grant)
+            due_at = create_at_once(service, rows, grant, ask_until)
             wake_poller(service.waker, due_at - service.clock())
         outcome = "recorded" if rows else "already_known"
     return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
@@ -133,7 +135,7 @@ def permit(service: Service, video: Video) -> Grant:
 
 
 def record_intent(service: Service, video: Video, grant: Grant, now: float) -> list[Download]:
-    """Write down what the webhook means; return the rows that this opened."""
+    """Write the rows of a webhook; return those that it opened."""
     downloads, types = service.downloads, video.wanted(service.download_types)
     intents.warn_of_unknown_downloads(video)
     if video.state == "ready":
@@ -142,18 +144,25 @@ def record_intent(service: Service, video: Video, grant: Grant, now: float) -> l
     return []
 
 
-def create_at_once(service: Service, rows: Sequence[Download], grant: Grant) -> float:
-    """Create the downloads that were requested; what cannot be done now, the poller will do.
+def create_at_once(
+    service: Service, rows: Sequence[Download], grant: Grant, ask_until: float
+) -> float:
+    """Create the downloads that were requested; the poller creates those that are left.
+
+    Args:
+        service: the parts of the service.
+        rows: the downloads.
+        grant: the permits for them.
+        ask_until: the end of the last request to Cloudflare, on the monotonic clock.
 
     Returns:
         When the first of them has to be polled, infinity if none was created.
     """
-    ends_at, verdict = service.monotonic() + ALL_CREATES_SECONDS, Verdict.ANSWERED
-    steps, due_at = service.steps(), math.inf
+    steps, due_at, verdict = service.steps(), math.inf, Verdict.ANSWERED
     try:
         pace = recent_pace(service)
         for row in rows[: grant.count]:
-            seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
+            seconds = min(CREATE_SECONDS, ask_until - service.monotonic())
             is_sent = row.version == 1 and row.step is Step.LIST  # added as such, not changed
             if seconds <= 0 or verdict is Verdict.CREDENTIALS:
                 if is_sent:
@@ -185,7 +194,7 @@ def recent_pace(service: Service) -> Pace:
 def refuse(
     service: Service, status: int, outcome: str, refusal: BadTransport | Unauthentic
 ) -> dict[str, Any]:
-    """Answer a request that anybody may have sent; log one a minute for each reason."""
+    """Answer a request that is not authentic; log one a minute for each reason."""
     left_out = service.refusals.admit(str(refusal), service.monotonic())
     if left_out is None:
         return http_answer(status, outcome)

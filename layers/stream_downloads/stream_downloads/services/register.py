@@ -38,7 +38,7 @@ def register(
     *,
     period: float = 3600.0,
 ) -> dict[str, Any]:
-    """Make webhooks come in the way that the operator wants, or as before.
+    """Set up the webhook as the operator wants, or refresh the present setup.
 
     Safe to repeat: what an earlier run left half done (subscribed, but the answer lost or the
     secret not stored), or a secret that Cloudflare has changed since, is fixed.
@@ -71,7 +71,7 @@ def register(
 def subscribe(
     service: Service, webhook_url: str, store_secret: Callable[[str], bool], *, force: bool
 ) -> dict[str, Any]:
-    """Subscribe our URL unless it is, and store the signing secret unless it is."""
+    """Subscribe our URL and store its signing secret, each unless that is done already."""
     # An empty answer could be a fault: ask twice before replacing another system's subscription.
     found = ask_for_subscription(service)
     if found and is_same_url(found, webhook_url):

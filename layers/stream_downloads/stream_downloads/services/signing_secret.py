@@ -1,4 +1,4 @@
-"""Keeps the stored signing secret the one that Cloudflare signs with, once it is registered."""
+"""Keeps the stored signing secret equal to Cloudflare's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from stream_downloads.adapters.observability import described, logger
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.stream_api import CloudflareError
-from stream_downloads.services.gateway import CALL_SECONDS, NotNow
+from stream_downloads.domain.request_budget import Asker
+from stream_downloads.services.gateway import CALL_SECONDS, NotNow, SendAgain
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
 
 if TYPE_CHECKING:
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
     from stream_downloads.services.dependencies import Service
 
 # The record of the control table that remembers how webhooks come: {"position": "owner"} or
-# "guest", "since". There is none until the first registration. Of a guest also "asked_at", when
-# a webhook's signature last made it ask for the secret.
+# "guest", "since". There is none until the first registration.
 REGISTRATION: Final = "registration"
 OWNER: Final = "owner"
 GUEST: Final = "guest"
 
-# A flood of forged requests then costs five requests in five minutes, of 600.
+# The record of when a wrong signature last made a guest ask for the secret: {"asked_at"}.
+QUESTION: Final = "signing-secret"
+# A flood of forged requests then costs five requests in five minutes.
 GUEST_ASKS_EVERY: Final = 60.0
-# The webhook is answered after that, whatever Cloudflare does.
 GUEST_ASKS_FOR: Final = 2.0
-# By then another process that has just asked has stored the answer.
+# By then another process that asks at this moment has stored the answer.
 ANOTHER_STORES_WITHIN: Final = 2.5
-FAILURES: Final = (CloudflareError, NotNow, SecretUnavailable, ClientError, BotoCoreError)
+# The control table's time is in whole seconds.
+ASKED_JUST_NOW: Final = ANOTHER_STORES_WITHIN + 1
 
 
 def refresh(
@@ -55,7 +57,7 @@ def refresh(
             log("The webhook subscription is not as it was registered", extra=details)
             return {"result": "changed"}
         answer = {"result": "refreshed", "secret_stored": store_secret(found.secret)}
-    except FAILURES as error:
+    except (CloudflareError, NotNow, SecretUnavailable, ClientError, BotoCoreError) as error:
         logger.warning("The signing secret could not be refreshed", extra=described(error))
         return {"result": "failed"}
     if answer["secret_stored"]:
@@ -64,39 +66,56 @@ def refresh(
 
 
 def refresh_as_guest(service: Service, store_secret: Callable[[str], bool]) -> bool:
-    """Store the owner's signing secret again, because a signature was wrong under the stored one.
+    """Store the owner's signing secret again, after a signature that is wrong under the stored one.
 
-    The owner may just have changed it. All processes together ask Cloudflare at most once in
-    ``GUEST_ASKS_EVERY`` seconds; one that is not first waits for the other's answer. What fails is
-    logged, and tried again by the next run of the schedule.
+    The owner may just have changed it. All processes together ask Cloudflare once a minute at
+    most. One that meets a question of another process waits until that has stored the answer.
 
     Args:
         service: the parts of the service.
         store_secret: stores the signing secret, and returns False if it is stored already.
 
     Returns:
-        False if the stored secret is as it was, as always without a registration as guest.
+        True if the stored secret has to be read again. Always False in a stack that is no guest.
+
+    Raises:
+        botocore.exceptions.ClientError, BotoCoreError: AWS could not be asked.
     """
-    try:
-        kept = service.control.read(REGISTRATION)
-        if kept.value.get("position") != GUEST:
-            return False
-        asked_before = kept.now - kept.value.get("asked_at", -math.inf)
-        if ANOTHER_STORES_WITHIN < asked_before < GUEST_ASKS_EVERY:
-            return False
-        value = kept.value | {"asked_at": kept.now}
-        is_first = asked_before >= GUEST_ASKS_EVERY
-        if is_first and service.control.write(REGISTRATION, value, kept.version):
-            get_webhook = service.gateway.stream.get_webhook
-            found = service.gateway.ask(get_webhook, seconds=GUEST_ASKS_FOR)
-            return found is not None and store_secret(found.secret)
-    except FAILURES as error:
-        logger.warning("The owner's signing secret could not be read", extra=described(error))
+    if service.control.read(REGISTRATION).value.get("position") != GUEST:
         return False
+    question = service.control.read(QUESTION)
+    seconds = question.now - question.value.get("asked_at", -math.inf)
+    if ASKED_JUST_NOW < seconds < GUEST_ASKS_EVERY:
+        return False
+    value, is_first = {"asked_at": question.now}, seconds >= GUEST_ASKS_EVERY
+    if is_first and service.control.write(QUESTION, value, question.version):
+        return store_owners_secret(service, store_secret)
     service.sleep(ANOTHER_STORES_WITHIN)
     return True
 
 
+def store_owners_secret(service: Service, store_secret: Callable[[str], bool]) -> bool:
+    """Store the secret of the subscription; return False if it cannot be had from Cloudflare."""
+    try:
+        grant = service.gateway.permit(1, Asker.WEBHOOK)
+        if not grant.count:
+            raise NotNow("the request limit leaves no request")
+        get_webhook = service.gateway.stream.get_webhook
+        found = service.gateway.send(grant, get_webhook, seconds=GUEST_ASKS_FOR)
+        if found and store_secret(found.secret):
+            logger.info("The owner's signing secret had changed, and was stored")
+    except (CloudflareError, NotNow, SendAgain, SecretUnavailable) as error:
+        logger.warning(
+            "The owner's signing secret could not be had from Cloudflare: RegisterWebhook asks"
+            " within five minutes",
+            extra=described(error),
+        )
+        return False
+    finally:
+        service.gateway.settle()
+    return found is not None
+
+
 def is_same_url(subscription: WebhookSubscription, webhook_url: str) -> bool:
-    """Tell whether Cloudflare sends to us; the last slash of a URL's root means nothing."""
+    """Return True if Cloudflare sends to us; the last slash of a URL's root means nothing."""
     return subscription.notification_url.rstrip("/") == webhook_url.rstrip("/")
