@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import pytest
@@ -23,13 +22,6 @@ from tests.support.rows import DEFAULT
 from tests.support.world import World
 
 LIMIT = 100
-
-
-class Contended(MemoryControl):
-    """A control table in which another function always writes first."""
-
-    def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:  # noqa: ARG002
-        return False
 
 
 class GatewayWorld(World):
@@ -60,15 +52,9 @@ class GatewayWorld(World):
         return self.gateway.ask(self.gateway.stream.get_video, self.uid, seconds=CALL_SECONDS)
 
 
-class ContendedWorld(GatewayWorld):
-    """A world of which every control table is `Contended`."""
-
-    control_type = Contended
-
-
-@pytest.fixture(params=[GatewayWorld])
-def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> GatewayWorld:
-    world: GatewayWorld = request.param()
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> GatewayWorld:
+    world = GatewayWorld()
     monkeypatch.setattr(gateway_module, "record", world.record)
     return world
 
@@ -256,8 +242,10 @@ def test_a_caller_hears_until_when_cloudflare_wants_no_requests(world: GatewayWo
         world.ask()
 
 
-@pytest.mark.parametrize("world", [ContendedWorld], indirect=True)
-def test_a_caller_hears_that_other_functions_were_first(world: GatewayWorld) -> None:
+def test_a_caller_hears_that_other_functions_were_first(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryControl, "write", lambda *_: False)
     with pytest.raises(NotNow, match="Many functions send requests at this moment"):
         world.ask()
 
