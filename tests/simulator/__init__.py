@@ -1,7 +1,7 @@
 """Simulate Cloudflare Stream: in memory, in place of a connection pool, or over HTTP."""
 
 from tests.simulator.core import Call, Settings, StreamSimulator
-from tests.simulator.faults import Fault, Faults
+from tests.simulator.faults import Fault
 from tests.simulator.limits import RateLimiter
 from tests.simulator.messages import Request, Response, Wire
 from tests.simulator.server import SimulatorServer
@@ -15,7 +15,6 @@ __all__ = [
     "PROGRESS",
     "Call",
     "Fault",
-    "Faults",
     "InProcessPool",
     "RateLimiter",
     "Request",
