@@ -137,9 +137,10 @@ class Screen:
         lines = _Lines(downloads)
 
         def drawn() -> RenderableType:
-            return _Fitting(
+            table = Fitting(
                 lambda width: downloads_table(downloads, cloudflare, latest, wide=width >= WIDE)
             )
+            return Padding(table, (1, 0, 0, 0))  # after an empty line
 
         def update(rows: Rows) -> None:
             nonlocal latest
@@ -210,24 +211,19 @@ class _Lines:
                 yield text
 
 
-class _Fitting:
-    """Draws an element that depends on the available width, after an empty line."""
+class Fitting:
+    """Draws an element that depends on the available width."""
 
     def __init__(self, drawn: Callable[[int], RenderableType]) -> None:
         self._drawn = drawn
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Padding(self._drawn(options.max_width), (1, 0, 0, 0))
+        yield self._drawn(options.max_width)
 
 
-class Shortened:
-    """Draws a URL, cut in the middle to the available width."""
-
-    def __init__(self, text: str, style: str) -> None:
-        self._text, self._style = text, style
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(shortened(self._text, options.max_width), self._style, no_wrap=True)
+def fitting_url(url: str, style: str) -> Fitting:
+    """Return a URL that is cut in the middle to the available width."""
+    return Fitting(lambda width: Text(shortened(url, width), style, no_wrap=True))
 
 
 def shortened(text: str, width: int) -> str:
@@ -269,7 +265,7 @@ def downloads_table(
             FILES[key.download_type],
             "" if made is None else ProgressBar(completed=made, width=12, complete_style="cyan"),
             Text(state, style),
-            Shortened(row.get("url", ""), style),
+            fitting_url(row.get("url", ""), style),
             *([Text(clip.note, "dim")] if wide else []),
         )
     return table
