@@ -37,6 +37,8 @@ class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # it is untyped
     def _split_scope(self, nodeid: str) -> str:
         if "test_demo.py" in nodeid:
             return "demo"
+        if "test_documents.py" in nodeid or "test_smoke.py" in nodeid:
+            return "plain stack for programs"
         return "guarded stack" if "[guarded" in nodeid else "plain stack"
 
 
