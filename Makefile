@@ -8,6 +8,8 @@ PYTHON := $(VENV)/bin/python
 CODE := layers/stream_downloads/stream_downloads functions tests deploy.py package.py
 
 export SAM_CLI_TELEMETRY := 0
+# uv compiles nothing, so the first program that imports a package has to: else each of a hundred would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
 # A home that cannot be written to has no room for a cache.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 ifneq (,$(shell test -w "$(CACHE)" || { test ! -e "$(CACHE)" && test -d "$(HOME)" && test -w "$(HOME)"; } || echo none))

@@ -44,7 +44,7 @@ def surroundings(scratch: Path) -> dict[str, str]:
 
 
 # What other tests may make meanwhile.
-CACHES = (".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+CACHES = ("__pycache__", ".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 
 
 def in_the_repository() -> set[str]:

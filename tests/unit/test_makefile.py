@@ -46,6 +46,12 @@ def test_the_stack_of_the_environment_is_used(exported: dict[str, str], used: st
     assert make("--eval=show:; @echo $(STACK)", "show", **exported).stdout == f"{used}\n"
 
 
+def test_what_is_imported_is_compiled_once() -> None:
+    shown = make("--eval=show:; @printenv", "show", PYTHONDONTWRITEBYTECODE="1").stdout
+    assert "PATH=" in shown
+    assert "PYTHONDONTWRITEBYTECODE" not in shown
+
+
 @pytest.mark.parametrize("variable", ["PIP_NO_CACHE_DIR", "UV_NO_CACHE"])
 @pytest.mark.parametrize(("home", "printed"), [("/dev/null", "1\n"), ("{tmp_path}", "")])
 def test_there_is_a_cache_if_the_home_can_be_written_to(
