@@ -34,20 +34,16 @@ demo: $(EMULATED) ## deploy on a local emulator and watch videos become URLs
 playground: $(EMULATED) ## deploy on a local emulator, to try things out until Ctrl-C
 	@$(PYTHON) -m tests.playground
 
-# Side by side, since functions on the emulator mostly wait. As their tests have time limits, they come first, by `nice`.
+# Side by side, because functions on the emulator mostly wait. Their tests have time limits, so they come first, by `nice`.
 test: $(EMULATED) ## unit and integration tests with coverage, faults, end to end
-	@echo "Running the tests of the code and, at the same time, those of deployed stacks. Each part is shown at its end."
-	@$(MAKE) --no-print-directory --jobs 2 $(and $(filter output-sync,$(.FEATURES)),--output-sync=line) \
-		test-code test-deployed
+	@$(PYTHON) -m tests.side_by_side test-code test-deployed
 
-# What is tested runs make, too: it is not to know of this one's jobs.
 test-code:
-	MAKEFLAGS= nice $(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered \
-		tests/unit tests/integration
-	MAKEFLAGS= nice $(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
+	nice $(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	nice $(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
 
 test-deployed:
-	MAKEFLAGS= $(PYTHON) -m pytest --numprocesses 4 tests/e2e
+	$(PYTHON) -m pytest --numprocesses 4 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
 	ruff check .
