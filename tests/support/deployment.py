@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +36,8 @@ SETTINGS = {
 REQUIREMENTS = REPOSITORY / "layers/stream_downloads/requirements.txt"
 # Made by `make`: the layer's packages, and the requirements that they satisfy.
 WHEELS = REPOSITORY / ".venv/wheels"
+# Names a directory, in the environment of tests that build the same: the first builds, each copies.
+SHARED_BUILD = "STREAM_DOWNLOADS_SHARED_BUILD"
 # What the emulator cannot deploy.
 NOT_EMULATED: dict[str, str] = {"SavedQueries": "false"}
 
@@ -136,13 +140,25 @@ def build(directory: Path) -> Path:
         The built template.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if SHARED_BUILD in os.environ:
+        shared = Path(os.environ[SHARED_BUILD])
+        with (shared / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / "build/template.yaml").exists():
+                _build(shared)
+        shutil.copytree(shared / "build", directory / "build")
+    else:
+        _build(directory)
+    return directory / "build/template.yaml"
+
+
+def _build(directory: Path) -> None:
     _sam(
         "build",
         *("--template-file", str(REPOSITORY / "template.yaml")),
         *("--build-dir", str(directory / "build")),
         directory=directory,
     )
-    return directory / "build/template.yaml"
 
 
 def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
