@@ -167,14 +167,11 @@ def test_a_url_is_subscribed() -> None:
     assert subscription == WebhookSubscription("https://a.example/", "s", "2024-01-01")
 
 
-def test_the_subscription_is_read_and_removed() -> None:
+def test_the_subscription_is_read() -> None:
     pool = OneAnswer(success({"notification_url": "https://a.example/", "secret": "s"}))
     subscription = client(pool).get_webhook(seconds=5)
     assert asked(pool) == ("GET", f"{STREAM}/webhook", None)
     assert subscription == WebhookSubscription("https://a.example/", "s", None)
-    pool = OneAnswer(success("ok"))
-    client(pool).delete_webhook(seconds=5)
-    assert asked(pool) == ("DELETE", f"{STREAM}/webhook", None)
 
 
 def test_every_request_states_its_limits_and_follows_and_repeats_nothing() -> None:
