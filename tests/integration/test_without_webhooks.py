@@ -19,6 +19,8 @@ from stream_downloads.services.signing_secret import REGISTRATION
 from tests.integration.test_metrics import recording
 from tests.support.world import World
 
+# Hours of virtual time, whose lines others cover.
+pytestmark = pytest.mark.no_cover
 HOUR = 3600.0
 
 
