@@ -8,8 +8,9 @@ Of each module so many changes are drawn, by a seed that is printed and can be g
 
 The unchanged tests run first: all must pass, and each tells its time and the lines that it reaches.
 Then the process forks for every mutant: the child changes the loaded code, and runs the tests that
-reach the changed line, quick ones first, until one fails. Nothing is written to disk. With a mutant
-no test runs that took over half a second.
+reach the changed line until one fails: first the quick ones, and those that caught others of the
+module. Nothing is written to disk. With a mutant as many of its tests run as took 15 seconds
+unchanged, the quickest ones.
 
 A test that needs ten times its usual time of the processor has failed. A change that cannot be
 applied, or that makes a test wait for ever, is not caught: both are listed like a survivor. Ends
@@ -19,8 +20,8 @@ with 1 if too many mutants of a module are not caught, or one broken build (`tes
 from __future__ import annotations
 
 import argparse
-import ast
 import gc
+import mmap
 import os
 import random
 import signal
@@ -28,6 +29,8 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -37,7 +40,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.faults.breaks import BREAKS
-from tests.faults.mutations import PACKAGE, Mutant, functions_of, module_of, mutants_of
+from tests.faults.mutations import FILES, PACKAGE, Mutant, functions_of, module_of, mutants_of
 
 # The part of a module's mutants that may survive: equivalent ones, and constants that tune.
 BOUNDS: Final = {
@@ -69,8 +72,8 @@ TESTS: Final = (
 )
 
 
-# Of the processor: a slower test is not run with the mutants, of which each survivor runs them all.
-QUICK_SECONDS: Final = 0.5
+# Of the processor: what the tests of one mutant may take, all of which run if it survives.
+SECONDS_FOR_EACH: Final = 15.0
 
 
 class Attempt(NamedTuple):
@@ -80,6 +83,7 @@ class Attempt(NamedTuple):
     description: str
     apply: Callable[[], None]
     tests: Sequence[pytest.Item]
+    note: str = ""
 
 
 class Mutants:
@@ -101,6 +105,7 @@ class Mutants:
         self.at_once = at_once
         self.seconds: dict[str, float] = {}
         self.tests_of: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.catches: Counter[tuple[str, str]] = Counter()  # by module and test
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of pytest's own loop."""
@@ -134,7 +139,7 @@ class Mutants:
 
     def run_unchanged(self, items: Sequence[pytest.Item]) -> None:
         """Run the tests once, and keep which lines each of them reaches."""
-        paths = {str((PACKAGE / file).resolve()): file for file in self.files}
+        paths = {str(path.resolve()): str(path.relative_to(PACKAGE)) for path in FILES}
         measure = coverage.Coverage(data_file=None, include=list(paths), config_file=False)
         for item in items:
             measure.start()
@@ -158,41 +163,40 @@ class Mutants:
         return sorted(items, key=lambda item: self.seconds[item.nodeid])
 
     def attempt(self, mutant: Mutant, items: Sequence[pytest.Item]) -> Attempt:
-        """Pair a mutant with the tests that reach it; a constant's are those of the module."""
-        lines = mutant.lines()
-        in_function = any(
-            isinstance(one, ast.FunctionDef) and one.lineno < lines[0] <= (one.end_lineno or 0)
-            for one in ast.walk(mutant.tree)
-        )
-        reached = {
-            test
-            for (file, line), tests in self.tests_of.items()
-            if file == mutant.file and (line in lines or not in_function)
-            for test in tests
-        }
-        quick = [item for item in items if self.seconds[item.nodeid] < QUICK_SECONDS]
-        tests = self.quick_first([item for item in quick if item.nodeid in reached])
-        return Attempt(mutant.file, f"{mutant.place}\n    {mutant.diff()}", mutant.apply, tests)
+        """Pair a mutant with the tests that reach it, or a function that uses the constant."""
+        reached = {test for line in mutant.reached_by() for test in self.tests_of.get(line, ())}
+        tests = self.quick_first([item for item in items if item.nodeid in reached])
+        spent = accumulate(self.seconds[item.nodeid] for item in tests)
+        tests = [item for item, by in zip(tests, spent, strict=True) if by < SECONDS_FOR_EACH]
+        note = " (tuning constant)" if mutant.is_tuning else ""
+        description = f"{mutant.place}\n    {mutant.diff()}"
+        return Attempt(mutant.file, description, mutant.apply, tests, note)
 
     def run(self, attempts: Sequence[Attempt]) -> dict[int, str]:
         """Try each; return the numbers of those that no test caught, and the reasons."""
         running: dict[int, int] = {}
         uncaught: dict[int, str] = {}
+        caught_by = memoryview(mmap.mmap(-1, 4 * len(attempts))).cast(
+            "i"
+        )  # written by the children
         for number in range(len(attempts) + self.at_once):
             if number < len(attempts):
                 if (child := os.fork()) == 0:
-                    self.be(attempts[number])
+                    self.be(attempts[number], caught_by[number:])
                 running[child] = number
             if running and (number >= len(attempts) or len(running) >= self.at_once):
                 child, status = os.wait()
+                one = running.pop(child)
                 if reason := uncaught_because(os.waitstatus_to_exitcode(status)):
-                    uncaught[running[child]] = reason
-                del running[child]
+                    uncaught[one] = reason + attempts[one].note
+                else:
+                    attempt = attempts[one]
+                    self.catches[attempt.module, attempt.tests[caught_by[one]].nodeid] += 1
             if number % 50 == 49:
                 print(f"{number + 1} of {len(attempts)}, {len(uncaught)} not caught", flush=True)
         return uncaught
 
-    def be(self, attempt: Attempt) -> None:
+    def be(self, attempt: Attempt, caught_by: memoryview[int]) -> None:
         """End this process with `SURVIVED`, `CAUGHT` or `FAILED`; a signal ends what takes long."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -200,7 +204,8 @@ class Mutants:
         status = FAILED
         try:
             attempt.apply()
-            for item in attempt.tests:
+            for number, item in sorted(enumerate(attempt.tests), key=partial(self.cost, attempt)):
+                caught_by[0] = number
                 limit = 2 + 10 * self.seconds[item.nodeid]
                 signal.setitimer(signal.ITIMER_VIRTUAL, limit)  # of the processor
                 signal.setitimer(signal.ITIMER_REAL, 60 + 10 * limit)
@@ -209,6 +214,11 @@ class Mutants:
             status = SURVIVED
         finally:
             os._exit(status)
+
+    def cost(self, attempt: Attempt, test: tuple[int, pytest.Item]) -> float:
+        """Return the time of a test for each mutant of the module that it has caught, and one."""
+        name = test[1].nodeid
+        return self.seconds[name] / (1 + self.catches[attempt.module, name])
 
 
 SURVIVED, CAUGHT, FAILED = range(3)
