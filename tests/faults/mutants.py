@@ -12,9 +12,10 @@ reach the changed line until one fails: first the quick ones, and those that cau
 module. Nothing is written to disk. With a mutant as many of its tests run as took 15 seconds
 unchanged, the quickest ones.
 
-A test that needs ten times its usual time of the processor has failed. A change that cannot be
-applied, or that makes a test wait for ever, is not caught: both are listed like a survivor. Ends
-with 1 if too many mutants of a module are not caught, or one broken build (`tests.faults.breaks`).
+A test that needs ten times its usual time of the processor has failed. A change with which a module
+cannot be imported fails every test. One that cannot be applied, or that makes a test wait for ever,
+is not caught: both are listed like a survivor. Ends with 1 if too many mutants of a module are not
+caught, or one broken build (`tests.faults.breaks`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,15 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.faults.breaks import BREAKS
-from tests.faults.mutations import FILES, PACKAGE, Mutant, functions_of, module_of, mutants_of
+from tests.faults.mutations import (
+    FILES,
+    PACKAGE,
+    CannotBeImported,
+    Mutant,
+    functions_of,
+    module_of,
+    mutants_of,
+)
 
 # The part of a module's mutants that may survive: equivalent ones, and constants that tune.
 BOUNDS: Final = {
@@ -176,9 +185,8 @@ class Mutants:
         """Try each; return the numbers of those that no test caught, and the reasons."""
         running: dict[int, int] = {}
         uncaught: dict[int, str] = {}
-        caught_by = memoryview(mmap.mmap(-1, 4 * len(attempts))).cast(
-            "i"
-        )  # written by the children
+        # The children write here which test caught the change.
+        caught_by = memoryview(mmap.mmap(-1, 4 * len(attempts))).cast("i")
         for number in range(len(attempts) + self.at_once):
             if number < len(attempts):
                 if (child := os.fork()) == 0:
@@ -187,10 +195,10 @@ class Mutants:
             if running and (number >= len(attempts) or len(running) >= self.at_once):
                 child, status = os.wait()
                 one = running.pop(child)
+                attempt = attempts[one]
                 if reason := uncaught_because(os.waitstatus_to_exitcode(status)):
-                    uncaught[one] = reason + attempts[one].note
-                else:
-                    attempt = attempts[one]
+                    uncaught[one] = reason + attempt.note
+                elif attempt.tests:
                     self.catches[attempt.module, attempt.tests[caught_by[one]].nodeid] += 1
             if number % 50 == 49:
                 print(f"{number + 1} of {len(attempts)}, {len(uncaught)} not caught", flush=True)
@@ -212,6 +220,8 @@ class Mutants:
                 if is_failed(item):
                     os._exit(CAUGHT)
             status = SURVIVED
+        except CannotBeImported:
+            status = CAUGHT
         finally:
             os._exit(status)
 

@@ -53,6 +53,10 @@ LEFT_OUT: Final = re.compile(
 UNREAD: Final = ("annotation", "returns", "decorator_list", "type_params")
 
 
+class CannotBeImported(Exception):
+    """A changed module cannot be imported: no test that uses it would pass."""
+
+
 class Mutant(NamedTuple):
     """One change: a field of a node of the syntax tree, and its new value."""
 
@@ -113,12 +117,19 @@ class Mutant(NamedTuple):
         return self.statement
 
     def apply(self) -> None:
-        """Change the functions and the constants of the loaded module."""
+        """Change the functions and the constants of the loaded module.
+
+        Raises:
+            CannotBeImported: the changed module raises an exception, so that every test fails.
+        """
         self.changed()
         module = module_of(self.file)
         code = compile(self.tree, str(module.__file__), "exec", dont_inherit=True)
         changed = ModuleType(module.__name__)
-        exec(code, vars(changed))  # noqa: S102 - our own code, changed by us
+        try:
+            exec(code, vars(changed))  # noqa: S102 - our own code, changed by us
+        except Exception as error:
+            raise CannotBeImported from error
         loaded = functions_of(module)  # kept since before the fork
         for key, function in functions_of(changed).items():
             for part in ("__code__", "__defaults__", "__kwdefaults__"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -175,6 +175,7 @@ def test_a_run_says_how_long_the_oldest_live_row_has_waited() -> None:
     wanted(world)
     world.downloads.add(due(requested(), NOW - 90))
     assert world.poll().oldest_due_seconds == 90.0
+    assert Summary(oldest_due_seconds=1.26).as_answer()["oldest_due_seconds"] == 1.3
 
 
 # --- Faults on the way
@@ -511,25 +512,50 @@ def test_a_run_whose_lease_was_taken_over_ends() -> None:
     assert world.poll(timeout=600).ended == "another run has taken over"
 
 
-def test_a_long_run_renews_its_lease() -> None:
-    world = World(arriving=True)
-    other = Lease(world.control, "poller-lease", "another", 600.0)
-    held: list[bool] = []
-    times = iter([NOW + later for later in (9, 19, 29, 39, 49)])
-    at: list[float] = [next(times)]
+def slow_down(world: World, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the answers of each batch take so long."""
 
-    def look() -> None:
-        held.append(other.hold())
-        at[0] = next(times, NOW + 1e9)
+    def in_parallel(advance: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+        outcomes = list(map(advance, jobs))
+        world.clock.sleep(seconds)
+        return outcomes
 
-    world.clock.next_event = lambda: at[0]
-    world.clock.happen = look
-    for seconds in range(1, 60):
-        wanted(world, generation_seconds=seconds)
-    world.poll(window=50.0)
-    assert held == [False] * len(held)
-    assert len(held) >= 4
-    assert other.hold()
+    monkeypatch.setattr(world, "_in_parallel", in_parallel)
+
+
+@pytest.mark.parametrize(("jobs", "requests"), [(200, 11 * 16), (0, 1)])
+def test_a_long_run_renews_its_lease_every_15_seconds(
+    jobs: int, requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    slow_down(world, 5.0, monkeypatch)
+    world.downloads.add(due(requested(f"{1:032x}"), NOW + 54))
+    for _ in range(jobs):
+        wanted(world, generation_seconds=600.0)
+    held: list[float] = []
+    hold = Lease.hold
+
+    def noted(lease: Lease, **notes: float) -> bool:
+        held.append(world.clock() - NOW)
+        return hold(lease, **notes)
+
+    monkeypatch.setattr(Lease, "hold", noted)
+    summary = world.poll(window=55.0)
+    assert held[:4] == [0.0, 15.0, 30.0, 45.0]
+    assert summary.requests == requests
+    assert summary.ended == "the next run goes on"
+
+
+@pytest.mark.parametrize(("window", "creates"), [(0.0, 1), (50.0, 2)])
+def test_what_falls_due_during_a_batch_waits_if_a_run_is_one_pass(
+    window: float, creates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    slow_down(world, 53.0, monkeypatch)
+    wanted(world)
+    world.downloads.add(due(requested(f"{1:032x}"), NOW + 52))
+    world.poll(window)
+    assert world.simulator.counts()["create download"] == creates
 
 
 # --- More than one run can do
@@ -552,8 +578,9 @@ def test_a_run_stops_in_good_time_before_its_timeout_and_leaves_the_rest_due() -
 def test_a_run_that_begins_without_time_sends_nothing() -> None:
     world = World()
     wanted(world)
-    assert world.poll(timeout=STOP_BEFORE_TIMEOUT).ended == "the function's time is over"
+    assert world.poll(timeout=15.0).ended == "the function's time is over"
     assert world.simulator.calls == []
+    assert world.poll(timeout=15.1).requests == 1
 
 
 @pytest.mark.no_cover
