@@ -43,12 +43,13 @@ SWAPS: Final[dict[type[ast.AST], type[ast.AST]]] = {
 NAMES: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
 CONDITIONS: Final = ("test", "guard", "if")
 OPERATORS: Final = (ast.Compare, ast.BoolOp, ast.UnaryOp)  # what has changes of its own
-# No changes are made to log lines, metrics, what is raised, texts (with a space in them),
-# docstrings, annotations, names of types and decorators: no behaviour. Nor to what a class body
-# says (fields, enumerations, protocols): those are the fixed names of docs/reference.md, checked by
-# mypy.
+# No changes are made to log lines and their `details`, metrics, what is raised, texts (with a space
+# in them), docstrings, annotations, names of types and decorators: no behaviour. Nor to what a
+# class body says (fields, enumerations, protocols): those are the fixed names of
+# docs/reference.md, checked by mypy. Nor to `strict` of a zip, which states that lists are alike.
 LEFT_OUT: Final = re.compile(
-    r"logger\.|record\(|cast\(|if TYPE_CHECKING|raise |import |from |[A-Z][a-z]\w+ = \w+\["
+    r"logger\.|details\b.* = \{|record\(|cast\(|if TYPE_CHECKING|raise |import |from "
+    r"|[A-Z][a-z]\w+ = \w+\["
 )
 UNREAD: Final = ("annotation", "returns", "decorator_list", "type_params")
 
@@ -216,6 +217,8 @@ def is_left_out(parent: ast.AST, node: ast.AST) -> bool:
         return True
     if is_computed_constant(parent, node):
         return True  # it is changed as a whole
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return True
     return isinstance(node, ast.stmt | ast.Call) and bool(LEFT_OUT.match(ast.unparse(node)))
 
 
@@ -258,7 +261,7 @@ def other_lists(node: ast.AST, field: str, old: list[Any]) -> Iterator[list[Any]
     for number, one in enumerate(old):
         before, after = old[:number], old[number + 1 :]
         yield from ([*before, new, *after] for new in replacements(node, field[:-1], one))
-        if isinstance(one, ast.keyword) and one.arg:
+        if isinstance(one, ast.keyword) and one.arg not in (None, "strict"):
             yield [*before, *after]
 
 

@@ -30,6 +30,7 @@ from stream_downloads.services.poll import (
     LEASE_SECONDS,
     REQUEST_SECONDS,
     STOP_BEFORE_TIMEOUT,
+    USED_UP,
     Summary,
 )
 from stream_downloads.services.working_set import DUE_AT_MOST
@@ -523,27 +524,43 @@ def slow_down(world: World, seconds: float, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(world, "_in_parallel", in_parallel)
 
 
-@pytest.mark.parametrize(("jobs", "requests"), [(200, 11 * 16), (0, 1)])
-def test_a_long_run_renews_its_lease_every_15_seconds(
+def noting(world: World, monkeypatch: pytest.MonkeyPatch, part: Any, method: str) -> list[float]:
+    """Collect the seconds of the run at which a method is called."""
+    called: list[float] = []
+    real = getattr(part, method)
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        called.append(world.clock() - NOW)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(part, method, noted)
+    return called
+
+
+@pytest.mark.parametrize(("jobs", "requests"), [(320, 19 * 16), (0, 1)])
+def test_a_long_run_renews_its_lease_every_15_seconds_and_reads_every_3(
     jobs: int, requests: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World()
-    slow_down(world, 5.0, monkeypatch)
+    slow_down(world, 3.0, monkeypatch)
     world.downloads.add(due(requested(f"{1:032x}"), NOW + 54))
     for _ in range(jobs):
         wanted(world, generation_seconds=600.0)
-    held: list[float] = []
-    hold = Lease.hold
-
-    def noted(lease: Lease, **notes: float) -> bool:
-        held.append(world.clock() - NOW)
-        return hold(lease, **notes)
-
-    monkeypatch.setattr(Lease, "hold", noted)
-    summary = world.poll(window=55.0)
+    held = noting(world, monkeypatch, Lease, "hold")
+    read = noting(world, monkeypatch, world.downloads, "due")
+    assert world.poll(window=57.0).requests == requests
     assert held[:4] == [0.0, 15.0, 30.0, 45.0]
-    assert summary.requests == requests
-    assert summary.ended == "the next run goes on"
+    assert sorted(set(read))[:19] == list(range(0, 57, 3))
+
+
+def test_a_run_without_allowance_asks_again_every_3_seconds_while_its_window_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(limit=1)
+    wanted(world)
+    asked = noting(world, monkeypatch, world.service.gateway, "permit")
+    assert world.poll(window=9.0).ended == USED_UP
+    assert asked == [0.0, 3.0, 6.0]
 
 
 @pytest.mark.parametrize(("window", "creates"), [(0.0, 1), (50.0, 2)])
@@ -581,6 +598,8 @@ def test_a_run_that_begins_without_time_sends_nothing() -> None:
     assert world.poll(timeout=15.0).ended == "the function's time is over"
     assert world.simulator.calls == []
     assert world.poll(timeout=15.1).requests == 1
+    world.downloads.add(due(requested(f"{1:032x}"), NOW + 40))
+    assert world.poll(window=50.0, timeout=20.0).ended == "the function's time is over"
 
 
 @pytest.mark.no_cover

@@ -198,20 +198,25 @@ def test_a_run_reads_once_more_after_releasing_its_lease(
     *, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World()
+    world.simulator.upload(generation_seconds=5.0)
+    world.deliver_webhooks()
     release = Lease.release
-    uids: list[str] = []
+    released_at: list[float] = []
 
     def arrive_first(lease: Lease, *, completed: bool) -> None:
-        if not uids:
-            uids.append(world.simulator.upload(generation_seconds=5.0))
+        if not released_at:
+            world.simulator.upload(generation_seconds=5.0)
             world.deliver_webhooks()
+        released_at.append(world.clock())
         release(lease, completed=completed)
         if taken:
             Lease(world.control, POLLER_LEASE, "another", 60.0).hold()
 
     monkeypatch.setattr(Lease, "release", arrive_first)
-    assert world.poll(WINDOW).ready == (not taken)
-    assert (world.clock() == START) is taken
+    ready = 1 if taken else 2
+    assert world.poll(WINDOW).ready == ready
+    assert (world.clock() == released_at[0]) is taken
+    assert len(world.control.read(PACE).value["default"]["samples"]) == ready
 
 
 @pytest.mark.parametrize("ended", ["nothing more is due", USED_UP, None])
