@@ -40,6 +40,7 @@ import hypothesis
 import pytest
 from _pytest.runner import runtestprotocol
 
+import tests.conftest  # noqa: F401 - sets the environment, which the modules below read
 from tests.faults.breaks import BREAKS
 from tests.faults.mutations import (
     FILES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 from random import Random
 
 import pytest
@@ -103,10 +104,41 @@ def test_a_first_poll_tells_between_what_the_time_taken_lies(
     assert first_sample(in_progress(), percent, NOW + 60) == sample
 
 
-def test_a_percentage_narrows_it_down() -> None:
-    sample = first_sample(in_progress(), 50.0, NOW + 60)
+@pytest.mark.parametrize(
+    ("age", "percent", "longer_than", "at_most"),
+    [(60, 50.0, 106.113, 127.66), (10, 98.0, 10.0, 10.526), (10, 3.5, 81.923, 2000.0)],
+)
+def test_a_percentage_narrows_it_down(
+    age: float, percent: float, longer_than: float, at_most: float
+) -> None:
+    sample = first_sample(in_progress(), percent, NOW + age)
     assert sample is not None
-    assert 60 < sample.longer_than < 120 < sample.at_most < 180
+    assert sample.longer_than == pytest.approx(longer_than, abs=0.001)
+    assert sample.at_most == pytest.approx(at_most, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("samples", "fitted"),
+    [
+        (
+            [
+                *(Sample(5, 20, 60), Sample(30, math.inf, 600), Sample(0, 8, 30)),
+                *(Sample(70, 90, 1200), Sample(0.05, 0.15)),
+            ],
+            Fit(2.991425, 2.370951, slope=0.0, usual=5.245638),
+        ),
+        (
+            [
+                *(Sample(5, 20, 60), Sample(30, 40, 600), Sample(6, 8, 30)),
+                *(Sample(70, 90, 1200), Sample(100, 120, 2400), Sample(10, 12, 100)),
+            ]
+            * 10,
+            Fit(3.276928, 0.434435, slope=0.573153, usual=5.561824),
+        ),
+    ],
+)
+def test_a_fit_is_as_tuned(samples: list[Sample], fitted: Fit) -> None:
+    assert astuple(fit(samples)) == pytest.approx(astuple(fitted), abs=1e-5)
 
 
 @pytest.mark.parametrize(
