@@ -289,9 +289,15 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="transitions, steps, ..., breaks")
     arguments = parser.parse_args()
     os.environ["COVERAGE_CORE"] = "ctrace"  # the one that knows which test is running
-    # The same examples each time, no file of former ones, and no search for the simplest.
-    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-    hypothesis.settings.register_profile("mutants", derandomize=True, database=None, phases=phases)
+    # The same examples each time, however slow; no file of former ones, no search for the simplest.
+    hypothesis.settings.register_profile(
+        "mutants",
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
     hypothesis.settings.load_profile("mutants")
     faults = sorted({test.partition("::")[0] for one in BREAKS for test in one.tests})
     chosen = arguments.tests or (faults if arguments.modules == ["breaks"] else [*TESTS, *faults])
