@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -169,7 +170,7 @@ def users_of(name: str) -> set[tuple[str, int]]:
     return lines
 
 
-PLAIN: Final = (int, float, str, tuple, dict, frozenset, set, re.Pattern)
+PLAIN: Final = (int, float, str, tuple, dict, frozenset, set, re.Pattern, NormalDist)
 
 
 def module_of(file: str) -> ModuleType:

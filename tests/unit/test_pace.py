@@ -77,6 +77,7 @@ def test_no_sample_leads_to_nonsense(samples: list[Sample]) -> None:
 
 def test_a_pace_is_kept_from_run_to_run_and_does_not_grow() -> None:
     learned = pace_of(90).with_samples([(AUDIO, Sample(10.0, math.inf))] * 500)
+    assert len(learned.samples[AUDIO]) == 96
     value = learned.as_value()
     assert len(json.dumps(value)) < 10_000
     again = Pace.parse(json.loads(json.dumps(value)))
@@ -84,6 +85,12 @@ def test_a_pace_is_kept_from_run_to_run_and_does_not_grow() -> None:
         assert again.fits[kind].mean == pytest.approx(learned.fits[kind].mean, abs=0.01)
         assert len(again.samples[kind]) == len(learned.samples[kind])
     assert again.as_value() == value
+
+
+def test_a_pace_is_kept_to_a_tenth_of_a_second() -> None:
+    value = Pace.of({DEFAULT: [Sample(1.26, 2.34, 61.5)]}).as_value()["default"]
+    assert value["samples"] == [[1.3, 2.3, 61.5]]
+    assert value["mean"] == round(value["mean"], 4)
 
 
 def test_a_pace_that_was_never_written_is_the_first_guess() -> None:
@@ -172,6 +179,7 @@ def test_durations_that_are_unknown_or_the_same_leave_no_slope(duration: float |
     samples = [Sample(took, 1.1 * took, duration) for took in (10.0, 40.0, 90.0)]
     learned = fit(samples * 20)
     assert learned.slope == 0.0
+    assert learned.usual == pytest.approx(math.log(duration or 1.0))
     assert learned.of(5.0) == learned.of(None)
 
 

@@ -23,7 +23,6 @@ from stream_downloads.domain.download import (
     Status,
     Step,
 )
-from stream_downloads.domain.pace import PACE
 from stream_downloads.domain.request_budget import DATE_ERROR, WINDOW, Allowance, Asker
 from stream_downloads.domain.transitions import DAY
 from stream_downloads.services.poll import (
@@ -795,9 +794,9 @@ def test_a_pace_that_another_run_wrote_meanwhile_stands() -> None:
     wanted(world, generation_seconds=1.0)
     world.poll()
     world.clock.sleep(MINUTE)
-    during_each_request(world, lambda: world.control.write(PACE, {"default": {"mean": 7.0}}, 0))
+    during_each_request(world, lambda: world.control.write("pace", {"default": {"mean": 7.0}}, 0))
     world.poll()
-    assert world.control.read(PACE).value == {"default": {"mean": 7.0}}
+    assert world.control.read("pace").value == {"default": {"mean": 7.0}}
 
 
 def test_the_ceiling_of_the_account_reaches_the_shared_budget() -> None:
