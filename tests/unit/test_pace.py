@@ -137,11 +137,13 @@ def test_a_percentage_narrows_it_down(
         (
             [
                 *(Sample(5, 20, 60), Sample(30, 40, 600), Sample(6, 8, 30)),
-                *(Sample(70, 90, 1200), Sample(100, 120, 2400), Sample(10, 12, 100)),
+                *(Sample(70, 90, 1200), Sample(100, 120, 2400), Sample(10, 12)),
             ]
             * 10,
-            Fit(3.276928, 0.434435, slope=0.573153, usual=5.561824),
+            Fit(3.268140, 0.561667, slope=0.538692, usual=5.753154),
         ),
+        ([Sample(100, 100)] * 96, Fit(4.584737, 0.260039)),
+        ([Sample(1e9, math.inf)] * 20, Fit(36.417079, 19.524980)),
     ],
 )
 def test_a_fit_is_as_tuned(samples: list[Sample], fitted: Fit) -> None:
