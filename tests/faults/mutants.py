@@ -10,7 +10,8 @@ The unchanged tests run first: all must pass, and each tells its time and the li
 Then the process forks for every mutant: the child changes the loaded code, and runs the tests that
 reach the changed line until one fails: first the quick ones, and those that caught others of the
 module. Nothing is written to disk. With a mutant as many of its tests run as took 15 seconds
-unchanged, the quickest ones.
+unchanged, the quickest ones. A surviving change of a number that is a constant of its module is
+marked as a tuning constant: it counts like any other.
 
 A test that needs ten times its usual time of the processor has failed. A change with which a module
 cannot be imported fails every test. One that cannot be applied, or that makes a test wait for ever,
@@ -122,12 +123,8 @@ class Mutants:
         """Take the place of pytest's own loop."""
         began = time.monotonic()
         faults = [item for item in session.items if item.nodeid.startswith("tests/faults")]
-        others = (
-            []
-            if not self.files
-            else [item for item in session.items if item not in faults and not shares_fixture(item)]
-        )
-        self.run_unchanged(others)
+        others = [item for item in session.items if item not in faults and not shares_fixture(item)]
+        self.run_unchanged(others if self.files else [])
         prefixes = tuple(test for one in self.breaks for test in one.tests)
         for item in session.items:
             if item.nodeid.startswith(prefixes) and item.nodeid not in self.seconds:

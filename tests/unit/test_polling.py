@@ -254,7 +254,7 @@ def test_an_even_download_is_seen_soon_with_few_polls(seconds: float) -> None:
 def test_the_polls_of_typical_downloads_are_as_tuned(
     kind: str, poll_price: float, polls: list[float]
 ) -> None:
-    """A change of the rule or of its constants shows here: accept it if `make bench` does."""
+    """Show a change of the rule or of its constants: `make bench` tells if it is better."""
     assert polls_at(PROGRESS[kind], polls[-1] + 1, IGNORANT, poll_price) == pytest.approx(
         polls, abs=0.1
     )
