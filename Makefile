@@ -8,15 +8,15 @@ PYTHON := $(VENV)/bin/python
 CODE := layers/stream_downloads/stream_downloads functions tests deploy.py package.py
 
 export SAM_CLI_TELEMETRY := 0
-# A home that cannot be written to has no room for a cache.
+# Without a writable home, pip and uv have no cache.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 ifneq (,$(shell test -w "$(CACHE)" || { test ! -e "$(CACHE)" && test -d "$(HOME)" && test -w "$(HOME)"; } || echo none))
 export PIP_NO_CACHE_DIR := 1
 export UV_NO_CACHE := 1
 endif
-# As pip does: trust what the machine trusts.
+# uv trusts the machine's certificates, as pip does.
 export UV_SYSTEM_CERTS := 1
-# What runs here finds the tools, and the layer's Makefile its python3, in the development environment.
+# Commands find the tools, and the layer's Makefile finds python3, in the development environment.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -48,21 +48,21 @@ check: $(VENV)/installed ## lint, format, types, layers, template, links, known 
 	$(PYTHON) -m tests.audit
 
 chaos mutants fuzz load bench smoke: export PYTHONPATH := .:layers/stream_downloads
-chaos: $(VENV)/installed ## a week of 10,000 videos with three of ten requests faulty, in minutes
+chaos: $(VENV)/installed ## simulate a week of 10,000 videos in which three of ten requests fail
 	$(PYTHON) -m tests.faults.chaos $(CHAOS)
 
 mutants: $(VENV)/installed ## change the code in a thousand small ways, and break each invariant: the tests notice
 	$(PYTHON) -m tests.faults.mutants $(MUTANTS)
 
 FUZZ := -max_total_time=600
-fuzz: $(VENV)/installed ## search ten minutes for an input that the webhook is not ready for
+fuzz: $(VENV)/installed ## search ten minutes for an input that makes the webhook fail
 	uv run --quiet --isolated --no-project --with-requirements tests/requirements/fuzz.txt \
 		python -m tests.faults.fuzz $(FUZZ)
 
 load: $(EMULATED) ## sixteen clients send webhooks for half a minute, amid a flood of others
 	$(PYTHON) -m tests.bench.load $(LOAD)
 
-format: $(VENV)/installed ## put the code into shape
+format: $(VENV)/installed ## format the code
 	ruff check --fix .
 	ruff format .
 
@@ -119,7 +119,7 @@ $(EMULATOR_VENV)/installed: $(VENV)/installed tests/requirements/emulator.txt
 		--require-hashes tests/requirements/emulator.txt
 	@touch $@
 
-# The layer's packages, as its own Makefile wants them: with them the demo needs no registry any more.
+# The layer's packages, in the form that its Makefile installs: with them the demo needs no registry.
 $(VENV)/wheels/requirements.txt: layers/stream_downloads/requirements.txt | $(VENV)/installed
 	@rm -rf $(@D)
 	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --require-hashes --requirement $< \

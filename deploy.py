@@ -114,7 +114,7 @@ def change_indexes(session: boto3.Session, stack: str, arguments: Sequence[str])
 
 
 def announce(present: Indexes, steps: Sequence[Indexes]) -> None:
-    """Say which of the steps comes now, and how many follow."""
+    """Write to stderr which index this update changes, and how many updates follow."""
     if not steps:
         return
     (name,) = present.keys() ^ steps[0].keys()
@@ -131,8 +131,8 @@ def announce(present: Indexes, steps: Sequence[Indexes]) -> None:
 def deployed_table(session: boto3.Session, stack: str) -> dict[str, Any] | None:
     """Return the downloads table of a stack as DynamoDB describes it, None if there is none.
 
-    An index that is as the stack's template says is returned in its words: DynamoDB changes the
-    order of the attributes in a projection, which CloudFormation could take for a change.
+    An index that equals the one in the stack's template is returned as the template has it:
+    DynamoDB reorders the attributes of a projection, which CloudFormation could take for a change.
     """
     cloudformation = session.client("cloudformation", config=LIMITS)
     try:
@@ -178,8 +178,8 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
 def sequence(present: Indexes, wanted: Indexes) -> list[Indexes]:
     """Return the sets of indexes that lead to the wanted one, with one change of one index each.
 
-    New names come first, because new code needs them. A changed index is deleted and created. What
-    is obsolete goes last, because the present code may need it.
+    New indexes come first, because new code needs them. A changed index is deleted and created.
+    Obsolete indexes are deleted last, because the present code may need them.
     """
     steps = [present]
     for name in wanted:
@@ -251,7 +251,7 @@ def defaults_of(template: Mapping[str, Any]) -> dict[str, str]:
 
 
 def saved_in(config: Path, environment: str, command: str = "deploy") -> dict[str, Any] | None:
-    """Return what ``samconfig.toml`` says of a command of SAM's, None if it says nothing."""
+    """Return the parameters of a command of SAM in ``samconfig.toml``, None if there are none."""
     if not config.exists():
         return None
     sections = tomlkit.parse(config.read_text(encoding="utf-8")).unwrap()
@@ -266,7 +266,7 @@ def parsed(overrides: str | Sequence[str]) -> dict[str, str]:
 
 
 def written(values: Mapping[str, str]) -> list[str]:
-    """Return parameters as ``sam deploy`` takes them."""
+    """Return parameters in the form that ``sam deploy`` accepts."""
     return [f'{name}="{value}"' for name, value in values.items()]
 
 

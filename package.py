@@ -1,7 +1,7 @@
 """Uploads the built code to S3 and writes ``packaged.json``, a plain CloudFormation template.
 
-SAM's transform is done already: CDK's CfnInclude does not find the resources that it adds, and
-other tools need not know of it. ``make package`` runs this file.
+SAM's transform is applied: CDK's CfnInclude does not find the resources that it adds, and other
+tools need not support it. ``make package`` runs this file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent
 
 
 class _NoManagedPolicies:
-    """Stands in for a list of AWS's managed policies, of which SAM carries one."""
+    """Replaces a list of AWS's managed policies, because SAM has its own."""
 
     def load(self) -> dict[str, str]:
         """Return no policy."""
@@ -37,7 +37,7 @@ def main(bucket: str, built: Path, packaged: Path) -> None:
         packaged: the file to write.
 
     Raises:
-        subprocess.CalledProcessError: ``sam package`` failed, and has said why.
+        subprocess.CalledProcessError: ``sam package`` failed; its output says why.
     """
     if boto3.Session().region_name is None:
         sys.exit("There is no region: export AWS_DEFAULT_REGION=...")
@@ -61,7 +61,7 @@ def processed(template: dict[str, Any], parameters: dict[str, str]) -> dict[str,
     The region of boto3's session decides the partition of AWS's own ARNs.
 
     Args:
-        template: a template with the places of its code in S3; it is changed.
+        template: a template whose code is in S3; it is changed in place.
         parameters: a value for each parameter, with which SAM decides what to add.
     """
     return cast("dict[str, Any]", transform(template, parameters, _NoManagedPolicies()))

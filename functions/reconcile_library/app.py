@@ -27,7 +27,7 @@ THREADS: Final = 8
 
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Reconcile once; with ``since``, backfill the library from then on, too."""
+    """Reconcile once; with ``since``, begin a backfill from that time as well."""
     since = commands.since(event, SERVICE.clock())
     with ThreadPoolExecutor(THREADS) as pool:
         run = Run(

@@ -1,4 +1,4 @@
-"""Subscribes the webhook at Cloudflare on demand, and keeps its signing secret up to date."""
+"""Subscribes the webhook at Cloudflare on demand, and refreshes its signing secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STORE_SECRET = partial(store_signing_secret, aws.secrets_client(SECRET_ARN), SEC
 
 @observed
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """Register the webhook, or make sure that it is registered."""
+    """Register the webhook, or refresh the registration."""
     registration = commands.registration(event)
     answer = register(SERVICE, WEBHOOK_URL, STORE_SECRET, registration, period=PERIOD_SECONDS)
     logger.info("Webhook registration", extra=answer)

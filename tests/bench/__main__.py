@@ -1,4 +1,4 @@
-"""The benchmark: the real handlers in virtual time, next to a poller that asks every minute."""
+"""The benchmark: the real handlers in virtual time, next to a poller that polls every minute."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURES = (".svg", ".png", ".pdf")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; return 1 if a target is missed."""
+    """Run the chosen workloads; return 1 if a target is missed."""
     options = parse_options(arguments)
     console = Console(width=None if sys.stdout.isatty() else 80, highlight=False)
     started = time.monotonic()
@@ -129,7 +129,7 @@ def measure(workload: Workload) -> Measured:
 
 
 def read_units_of_a_run(due: int, total: int) -> float:
-    """Return what a run of the poller reads, in a process in which moto stands in for AWS."""
+    """Return the read units of a run of the poller, in a process in which moto replaces AWS."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     with mock_aws(), quiet():
         summary, units = poller_run(due, total)

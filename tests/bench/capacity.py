@@ -1,7 +1,7 @@
 """Compute what DynamoDB charges, in read and write units.
 
-Neither moto nor an in-memory table can tell: moto answers every query with half a unit and every
-write with one. So units are computed by DynamoDB's documented rules, from the items themselves:
+Moto does not compute them: it answers every query with half a unit and every write with one. So
+units are computed from the items, by DynamoDB's documented rules:
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/on-demand-capacity-mode.html
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html (write costs)
@@ -197,7 +197,7 @@ class MeteredWorld(World):
 
 
 class Meter:
-    """Counts what a client's reads of DynamoDB would be charged, by what they give back."""
+    """Counts what DynamoDB would charge for a client's reads, from their results."""
 
     def __init__(self, client: DynamoDBClient) -> None:
         """Listen to the client's calls."""
@@ -220,7 +220,7 @@ def poller_run(due: int, total: int) -> tuple[Summary, float]:
     """Run the poller once over a table in moto.
 
     Args:
-        due: rows that wait for a look, and will be found ready.
+        due: rows that wait for a poll, and will be found ready.
         total: rows of the table; the others are ready, and due again in a week.
 
     Returns:

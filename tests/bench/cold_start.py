@@ -1,7 +1,7 @@
 """Measure a cold start of ``receive_webhook`` next to boto3 alone, and the size of the layer.
 
-Both are the CPU time of a fresh process from its first statement on, with bytecode at hand. They
-are measured in turns, so that whatever else the machine does falls on both alike.
+Both are the CPU time of a new process from its first statement on, with compiled bytecode. They are
+measured in turns, so that other load on the machine affects both.
 
 Run it with ``make bench``, which builds first.
 """
@@ -29,7 +29,7 @@ FUNCTION = "import app"
 
 
 def main() -> int:
-    """Measure, and print what came out; 1 if it is more than it may be."""
+    """Measure and print the results; return 1 if one is over its limit."""
     size = sum(path.stat().st_size for path in LAYER.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as bytecode:
         for _ in range(2):  # the first time compiles
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def seconds(statements: str, bytecode: str) -> float:
-    """Return the CPU seconds that the statements take in a process of their own."""
+    """Return the CPU seconds that the statements take in a new process."""
     # As on Lambda: first the function, then the layer, then what the runtime has.
     path = os.pathsep.join([str(BUILD / "ReceiveWebhookFunction"), str(LAYER / "python")])
     program = f"""

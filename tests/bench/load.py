@@ -1,4 +1,4 @@
-"""Signed webhooks from many clients at once, and a flood of others: no 5xx, no lost intent.
+"""Send signed webhooks from many clients at once amid a flood: no 5xx, no lost intent.
 
 The real template on the emulator: ``make load``. The latency is that of the
 emulator, which runs every function on this machine.
@@ -23,7 +23,7 @@ from tests.support.deployment import build
 from tests.support.emulator import emulator
 from tests.support.events import encoded
 
-# Of what is sent, these parts: the first are webhooks, of which some come again.
+# The parts of the requests: the first are webhooks, some of which are sent again.
 SIGNED: Final = 0.4
 AGAIN: Final = 0.2
 WRONGLY_SIGNED: Final = 0.2
@@ -34,9 +34,9 @@ class Load:
     """The requests that were sent, and the answers.
 
     Attributes:
-        seconds: of each answer to a webhook, how long it took.
-        signed: how often the webhooks were answered with each status; 0 is no answer.
-        unsigned: the same of everything else.
+        seconds: the time of each answer to a webhook.
+        signed: the number of webhooks by the status of their answer; 0 is no answer.
+        unsigned: the same for all other requests.
         lost: the videos whose webhook was answered with 200, and that have no row.
     """
 
@@ -47,12 +47,12 @@ class Load:
 
     @property
     def is_good(self) -> bool:
-        """Return True if every webhook was taken and kept, and nothing else was."""
+        """Return True if every webhook was recorded, and nothing else was."""
         return not self.lost and set(self.signed) == {200} and set(self.unsigned) <= {403}
 
 
 class Client:
-    """One of those who send, until the time is over."""
+    """A client that sends requests until the time is over."""
 
     def __init__(self, deployed: Deployed, secret: str, number: int) -> None:
         """Sign webhooks with ``secret``; ``number`` decides what this client sends."""
@@ -63,7 +63,7 @@ class Client:
         self.heard_of: list[str] = []
 
     def send_until(self, end: float) -> None:
-        """Send one thing after the other; ``end`` is on the monotonic clock."""
+        """Send one request after the other; ``end`` is on the monotonic clock."""
         while time.monotonic() < end:
             if self._chance.random() < SIGNED:
                 self._send_webhook()
@@ -98,12 +98,12 @@ class Client:
 
 
 def put_load_on(deployed: Deployed, *, clients: int, seconds: float) -> Load:
-    """Have that many clients send for so long.
+    """Have that many clients send for ``seconds``.
 
     Args:
-        deployed: where to.
+        deployed: the stack.
         clients: how many send at the same time.
-        seconds: how long.
+        seconds: how long they send.
     """
     secret = deployed.signing_secret()
     crowd = [Client(deployed, secret, number) for number in range(clients)]
@@ -121,7 +121,7 @@ def put_load_on(deployed: Deployed, *, clients: int, seconds: float) -> Load:
 
 
 def main() -> int:
-    """Deploy, load, report; 1 if anything was answered 5xx or got lost."""
+    """Deploy, load, report; return 1 if an answer was 5xx or an intent was lost."""
     parser = argparse.ArgumentParser("python -m tests.bench.load", description=__doc__)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=30.0)

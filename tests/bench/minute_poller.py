@@ -1,4 +1,4 @@
-"""Polls every minute: what one writes instead, to compare with.
+"""Polls every minute: the simple alternative to compare with.
 
 Every minute it creates what could not be created when the webhook came, then lists every pending
 download, the oldest first, sixteen requests at a time. It keeps to the same limit.

@@ -1,4 +1,4 @@
-"""Draws the delays of both pollers: the part of the downloads that is known after some seconds."""
+"""Draws the delays of both pollers: the part of the downloads with a URL after some seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.bench.report import Measured
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A picture of a README shows a busy stack and a quiet one.
+# The picture in the README shows a busy stack and a quiet one.
 SHOWN = ("steady", "quiet")
 COLORS = {report.SERVICE: "#0b6e4f", report.MINUTE_POLLER: "#c8553d"}
 LONGEST_SHOWN = 65.0

@@ -36,7 +36,7 @@ class Measured:
     delays: Mapping[str, Sequence[float]]
 
     def as_json(self) -> dict[str, object]:
-        """Return the object that a file of results has for it."""
+        """Return the object for a file of results."""
         return {
             "workload": self.workload.name,
             "seed": self.workload.seed,
@@ -128,7 +128,7 @@ def _cells(numbers: Numbers) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    """Return a figure with as many decimals as say something."""
+    """Return a figure with its significant decimals."""
     if value is None:
         return "-"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -22,7 +22,7 @@ from tests.support.clock import START, VirtualClock
 from tests.support.world import SCHEDULED, World
 
 LATENCY_SECONDS = 0.2
-# The scheduler's minutes have nothing to do with the videos'.
+# The schedule's minutes are independent of the times of the videos.
 FIRST_RUN_AFTER = 17.0
 GIVE_UP_AFTER = 48 * 3600.0
 # The library is older than the look-back, so that only the backfill finds it.
@@ -108,13 +108,13 @@ def run_service(workload: Workload) -> Result:
     ready_at = {row.video_uid: row.ready_at for row in rows.values() if row.ready_at is not None}
     downloads, control = world.downloads.units, world.control.units
     units = Units(downloads.read + control.read, downloads.write + control.write)
-    # Beside a backfill, most units are not spent on the downloads that count.
+    # With a backfill, most units are for downloads that do not count.
     counted = None if workload.videos and workload.library else units
     return _result(workload, world.simulator, uids, ready_at, counted)
 
 
 def _scheduled(workload: Workload, world: World) -> Callable[[], object]:
-    """Return what runs each minute: the poller, and every hour the backfill of a library."""
+    """Return the function to run each minute: the poller, and hourly the backfill of a library."""
     reconcile_at = START if workload.library else math.inf
     since: float | None = START - 2 * LIBRARY_AGE
 
@@ -166,14 +166,14 @@ def _upload(workload: Workload, world: World) -> Sequence[str]:
     simulator, clock = world.simulator, world.clock
     library = []
     for number, upload in enumerate(workload.library_uploads()):
-        clock.now = START - LIBRARY_AGE + number  # videos of one moment could not be paged through
+        clock.now = START - LIBRARY_AGE + number  # one time for all could not be paged
         library.append(simulator.upload(upload))
     clock.now = START
     return [simulator.upload(upload) for upload in workload.uploads()] or library
 
 
 def _every_minute(clock: VirtualClock, run: Callable[[], object], done: Callable[[], bool]) -> None:
-    """Run as the scheduler does; a run that would begin while another is at work does nothing."""
+    """Run as the schedule does; skip a run that would begin while another is at work."""
     next_run = START + FIRST_RUN_AFTER
     while clock() < START + GIVE_UP_AFTER and not done():
         clock.sleep(next_run - clock())

@@ -1,4 +1,4 @@
-"""Compares what was measured with the targets."""
+"""Compares the measured figures with the targets."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _bounds(
     limits: Mapping[str, int],
     at_most: Mapping[str, Mapping[str, float]],
 ) -> Iterator[tuple[str, str, float]]:
-    """Yield workload, figure and the most that it may be."""
+    """Yield each workload, figure and its upper bound."""
     for name, limit in limits.items():
         yield name, "most_in_five_minutes", limit
         yield name, "throttled", 0.0

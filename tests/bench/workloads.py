@@ -1,4 +1,4 @@
-"""Describes workloads: every upload follows from a workload's numbers and its seed."""
+"""Describes workloads: the numbers of a workload and its seed decide every upload."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MEAN_QUEUE_SECONDS = 5.0
 NOISE_POINTS = 3.0
 SHORT_VIDEOS = 300
 MEDIAN_DURATION = 300.0
-# A download takes these seconds, and that much of the duration of its video.
+# The seconds that a download takes: a constant, and a part of the duration of its video.
 SECONDS_OF_EACH = 10.0
 SECONDS_OF_DURATION = 0.25
-# A price of a poll, in seconds, at which two polls and a bit are spent on a download.
+# A price of a poll, in seconds, at which a download takes a little over two polls.
 DEAR = 13.0
 # At this price the duration of a video saves both polls and delay, at the other one delay alone.
 DEARER = 22.0
@@ -53,7 +53,7 @@ class Workload:
         limit: ``CloudflareRequestLimit``.
         window: ``PollWindowSeconds``.
         price: of a poll, if it is fixed; None if it follows the load.
-        seed: of everything that is left to chance.
+        seed: of all random numbers.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Workload:
 
     @property
     def floor(self) -> float:
-        """Return when all could be ready at two requests each, always at the full limit."""
+        """Return when all could be ready with two requests each, sent at the full limit."""
         return 2 * self.videos * 300.0 / self.limit
 
     def uploads(self) -> list[Upload]:

@@ -31,7 +31,7 @@ EVENTS_ARRIVE_WITHIN = 10.0
 
 
 class TooSlow(RuntimeError):
-    """Tells what did not happen in time."""
+    """An awaited change did not happen in time; the text names it."""
 
 
 @dataclass
@@ -39,14 +39,14 @@ class Ending:
     """Tells how the demo ended.
 
     Attributes:
-        forged_answer: what a webhook with a forged signature was answered.
-        library: what was uploaded.
+        forged_answer: the status of the answer to a webhook with a forged signature.
+        library: the uploaded videos.
         rows: the downloads table.
         event: one `Download Ready`, as the subscriber received it.
         found_after: the seconds from when the video whose webhook got lost was ready until
             ReconcileLibrary had found it.
-        link_answers: what the link to the private video answers.
-        complaints: all that is not as it should be.
+        link_answers: the status that the link to the private video answers.
+        complaints: a line for each result that is wrong.
     """
 
     forged_answer: int
@@ -59,15 +59,15 @@ class Ending:
 
 
 def play(screen: Screen, server: SimulatorServer, stack: Stack) -> Ending:
-    """Play it all on a stack that has just been deployed.
+    """Play the whole demo on a stack that was just deployed.
 
     Args:
         screen: where to show it.
         server: the simulated Cloudflare.
-        stack: what was deployed.
+        stack: the deployed stack.
 
     Raises:
-        TooSlow: a row has not come to its end in time.
+        TooSlow: a row has not ended in time.
         AssertionError: a function failed.
     """
     cloudflare = server.simulator
@@ -102,7 +102,7 @@ def play(screen: Screen, server: SimulatorServer, stack: Stack) -> Ending:
 
 @dataclass
 class Scene:
-    """Plays the steps, and holds what they share."""
+    """Plays the steps, and holds the state that they share."""
 
     screen: Screen
     server: SimulatorServer
@@ -117,7 +117,7 @@ class Scene:
         return self.ending.library
 
     def webhooks_arrive(self) -> None:
-        """Wait until each webhook is answered, and has left its row."""
+        """Wait until each webhook is answered, and its row exists."""
         told = {uid for uid, clip in self.library.clips() if clip.upload.webhook_delays != ()}
         coming, answers = self.library.webhooks, self.server.webhook_answers
         self.watch(
@@ -182,7 +182,7 @@ class Scene:
         happened: Callable[[Rows], bool],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Show the table until something has happened.
+        """Show the table until ``happened`` returns True.
 
         Raises:
             TooSlow: it did not in time.

@@ -1,4 +1,4 @@
-"""Tell the demo's figures, show a consumer's query, and an event as it was received."""
+"""Show the demo's figures, a consumer's query, and an event as it was received."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _webhooks(cloudflare: StreamSimulator, key: Key) -> int:
 
 
 def downloads_of(video_uid: str, stack: Stack) -> tuple[dict[str, Any], list[str]]:
-    """Ask the table for one video's downloads, as a consumer would.
+    """Query the table for one video's downloads, as a consumer would.
 
     Returns:
         The query, and the URLs.

@@ -1,4 +1,4 @@
-"""Describe the demo's videos: what happens to each, and what each must come to."""
+"""Describe the demo's videos: what happens to each, and how each must end."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Clip:
     """Describes one video of the demo.
 
     Attributes:
-        upload: what is uploaded, and how long Cloudflare takes over it.
-        audio: whether its audio is asked for as well, by hand.
+        upload: the video, and how long Cloudflare takes for it.
+        audio: True if its audio is requested as well, by hand.
         note: what is special about it.
-        ends_as: what its row must say in the end.
+        ends_as: the status that its row must have in the end.
     """
 
     upload: Upload
@@ -137,11 +137,11 @@ class Library:
 def complaints(
     library: Library, cloudflare: StreamSimulator, rows: Mapping[Key, Item], limit: int
 ) -> list[str]:
-    """Return all that is not as it should be in the end, by what Cloudflare itself knows.
+    """Return a line for each wrong end of a download, judged by Cloudflare's own state.
 
     Args:
-        library: what was uploaded.
-        cloudflare: where to.
+        library: the uploaded videos.
+        cloudflare: the simulated Cloudflare.
         rows: the downloads table.
         limit: the most requests that were allowed in five minutes.
     """

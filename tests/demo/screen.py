@@ -56,7 +56,7 @@ class Screen:
     """Writes to the terminal, or to the file in its place.
 
     Attributes:
-        live: whether what changes is drawn again; if not, each change is a line.
+        live: True if the table is drawn again with each change; else each change is a line.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Screen:
         self._console.print(Text(text, style), soft_wrap=not self.live)
 
     def show(self, text: str, style: str = "") -> None:
-        """Write what is copied from the screen: the terminal breaks long lines, and knows it."""
+        """Write a text to be copied: the terminal wraps long lines, and copies them whole."""
         folded = "\n".join(
             line[start : start + PICTURE_WIDTH]
             for line in text.split("\n")
@@ -108,7 +108,7 @@ class Screen:
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:
-        """Write what is being done, while it lasts and afterwards."""
+        """Write the present task, during it and afterwards."""
         started = self.seconds
         if self.live:
             with self._console.status(text):
@@ -154,7 +154,7 @@ class Screen:
         self._history.append(drawn())
 
     def save(self, picture: Path) -> None:
-        """Write all that was shown as an SVG."""
+        """Write the shown screen to an SVG file."""
         console = Console(
             file=io.StringIO(),
             record=True,
@@ -186,7 +186,7 @@ class Screen:
 
 
 class _Lines:
-    """Tells of the downloads in plain lines: one for each change."""
+    """Describes the downloads in plain lines: one for each change."""
 
     def __init__(self, downloads: Mapping[Key, Clip]) -> None:
         self._downloads = downloads
@@ -209,7 +209,7 @@ class _Lines:
 
 
 class _Fitting:
-    """Draws what depends on the room there is, after an empty line."""
+    """Draws an element that depends on the available width, after an empty line."""
 
     def __init__(self, drawn: Callable[[int], RenderableType]) -> None:
         self._drawn = drawn
@@ -219,7 +219,7 @@ class _Fitting:
 
 
 class Shortened:
-    """Draws a URL, cut in the middle to the room there is."""
+    """Draws a URL, cut in the middle to the available width."""
 
     def __init__(self, text: str, style: str) -> None:
         self._text, self._style = text, style
@@ -280,7 +280,7 @@ def progress(cloudflare: StreamSimulator, key: Key) -> float | None:
 
 
 def outcome(row: Item) -> str:
-    """Return the URL, or why there is none and never will be."""
+    """Return the URL, or the reason why there will be none."""
     if row["status"] == "error":
         return f"{row['error_code']}: {row['error_message']}"
     return str(row.get("url", ""))

@@ -1,4 +1,4 @@
-"""Set up the stage of the demo, and reach the deployed stack as an operator and a consumer do."""
+"""Start the demo's AWS and Cloudflare, and use the stack as an operator and a consumer do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _value = TypeDeserializer().deserialize
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Holds a deployed stack with all that it runs on.
+    """Holds a deployed stack with its AWS and its Cloudflare.
 
     Attributes:
         aws: the local AWS.
@@ -49,7 +49,7 @@ def set_stage(screen: Screen) -> Iterator[Stage]:
     """Start AWS and Cloudflare, build and deploy; take everything down when the block ends.
 
     Raises:
-        RuntimeError: any of it failed, or the block did; with the emulator's last lines.
+        RuntimeError: a step or the block failed; the text has the emulator's last lines.
     """
     with ExitStack() as stage:
         with screen.working("Starting a local AWS and a simulated Cloudflare Stream"):
@@ -111,7 +111,7 @@ class Poller:
     _started: float = field(default=-math.inf, init=False)
 
     def keep_running(self) -> None:
-        """Start a run unless one is under way, or has only just been.
+        """Start a run unless one is at work, or has just ended.
 
         Raises:
             AssertionError: the last one failed.
@@ -126,7 +126,7 @@ class Poller:
 
 @contextmanager
 def poller(stack: Stack) -> Iterator[Poller]:
-    """Yield what invokes PollDownloads by hand while the block lasts."""
+    """Yield a `Poller` that invokes PollDownloads until the block ends."""
     pool = ThreadPoolExecutor(1, "poll-downloads")
     try:
         yield Poller(stack, pool)
@@ -158,7 +158,7 @@ class Subscriber:
         return cls(stack, name, url)
 
     def receive(self) -> list[dict[str, Any]]:
-        """Take out what has arrived, and return it; `received` keeps it too."""
+        """Return the events that have arrived, and keep them in `received`."""
         queues, before = self.stack.client("sqs"), len(self.received)
         while messages := queues.receive_message(
             QueueUrl=self.queue_url, MaxNumberOfMessages=10
@@ -179,5 +179,5 @@ class Subscriber:
 
     @staticmethod
     def key(event: Mapping[str, Any]) -> Key:
-        """Return the download that an event tells of."""
+        """Return the key of an event's download."""
         return Key(event["detail"]["video_uid"], event["detail"]["download_type"])

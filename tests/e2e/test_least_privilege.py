@@ -127,6 +127,23 @@ def a_new_secret_is_stored(deployed: Deployed) -> None:
     deployed.restart("ReceiveWebhook")  # a secret may be read again only once a minute
 
 
+def a_guest_stores_the_owners_new_secret(deployed: Deployed) -> None:
+    uid = deployed.upload(webhook_delays=())
+    body = encoded(deployed.cloudflare.videos[uid].described(deployed.cloudflare.clock()))
+    outbox = deployed.cloudflare.outbox
+    ours = outbox.subscription
+    outbox.subscribe("https://owner.example.com/hook", deployed.cloudflare.clock())
+    try:
+        deployed.register(subscribe=False)
+        changed = outbox.rotate_secret(deployed.cloudflare.clock()).secret
+        assert deployed.post(body, deployed.sign(body, secret=changed)) == 200
+        assert deployed.signing_secret() == changed
+    finally:
+        outbox.subscription = ours
+        deployed.register()
+        deployed.restart("ReceiveWebhook")
+
+
 def a_subscription_is_kept(deployed: Deployed) -> None:
     deployed.register()
 
@@ -166,6 +183,7 @@ NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
         "WriteControl": a_webhook_leads_to_a_create_at_once,
         "ReadCredentials": cold("ReceiveWebhook", a_webhook_leads_to_a_create_at_once),
         "ReadWebhookSecret": cold("ReceiveWebhook", a_webhook_is_recorded),
+        "StoreWebhookSecret": cold("ReceiveWebhook", a_guest_stores_the_owners_new_secret),
     },
     "PollDownloads": {
         "FindDueDownloads": a_poll_makes_a_download_ready,

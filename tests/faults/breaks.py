@@ -1,7 +1,7 @@
 """Break the service on purpose: at least one broken build for each invariant.
 
-Each replaces a function by one that is wrong; `tests.faults.mutants` sees the tests of the faults
-notice. That proves them: a search that finds nothing means something.
+Each replaces a function by a wrong one. `tests.faults.mutants` checks that a test fails: this
+proves that the fault tests find such defects.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from stream_downloads.domain.download import Download, DownloadType, Lane
 from stream_downloads.domain.request_budget import Allowance
 from stream_downloads.domain.video import Video
 from stream_downloads.services import receive, video_events
+from stream_downloads.services.dependencies import Service
 from stream_downloads.services.poll import REQUEST_SECONDS, Poller
 from stream_downloads.services.record import Recorder
 from stream_downloads.services.steps import PollAt, Steps
@@ -33,8 +34,8 @@ T = TypeVar("T")
 OVERLAPS: Final = "tests/faults/test_overlaps.py"
 CHAOS: Final = "tests/faults/test_chaos.py"
 CATALOGUE: Final = "tests/faults/test_catalogue.py"
-# Where the faults alone do not show it: the conditions of the writes and the room in the limits
-# bear much.
+# The tests of breaks that the fault tests cannot notice, because conditional writes and the margins
+# of the limits hide them.
 SCHEDULES: Final = "tests/unit/test_budget_property.py"
 LATE_GRANT: Final = "tests/unit/test_gateway.py::test_a_grant_that_has_run_out_sends_nothing"
 TWO_RUNS: Final = "tests/unit/test_poller.py::test_two_runs_at_once_do_the_work_once"
@@ -42,7 +43,7 @@ TIMEOUT: Final = "tests/unit/test_poller.py::test_a_run_stops_in_good_time_befor
 
 
 class Break(NamedTuple):
-    """A broken build: the invariant that it breaks, and where the tests begin that notice."""
+    """A broken build: the invariant that it breaks, and the tests that have to fail."""
 
     invariant: int
     name: str
@@ -74,12 +75,12 @@ def replace_everywhere(name: str, old: object, new: object) -> None:
 
 
 def crash(scenario: str) -> str:
-    """Return the test that spoils each call of a scenario."""
+    """Return the test in which each call of a scenario fails."""
     test = "test_whatever_happens_to_any_call_every_invariant_holds"
     return f"tests/faults/test_crashes.py::{test}[{scenario}]"
 
 
-# --- What is wrong ----------------------------------------------------------------------------
+# --- The wrong functions ----------------------------------------------------------------------
 
 _create_accepted = transitions.create_accepted
 _created = Steps._created
@@ -92,7 +93,7 @@ _verify = receive.verify
 def one_row_is_enough(
     self: Recorder, wanted: Mapping[str, Sequence[DownloadType]]
 ) -> dict[str, list[DownloadType]]:
-    """Take a video with one row for complete."""
+    """Treat a video with one row as complete."""
     missing = _missing(self, wanted)
     return {uid: kinds for uid, kinds in missing.items() if len(kinds) == len(wanted[uid])}
 
@@ -107,7 +108,7 @@ def published_by_a_create(
 
 
 def revived(row: Download, video: Video, now: float, *, lane: Lane = Lane.LIVE) -> Download:
-    """Request whatever has no URL, a deleted download too."""
+    """Request every download without a URL, also a deleted one."""
     return row if row.url else transitions.request_again(row, now, video=video, lane=lane)
 
 
@@ -118,9 +119,11 @@ def logged_with_the_token(self: ApiCredentials) -> Mapping[str, str]:
     return headers
 
 
-def logged_with_the_signature(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
+def logged_with_the_signature(
+    service: Service, delivery: Delivery, secrets: SigningSecrets, now: float
+) -> None:
     """Log the signature."""
-    _verify(delivery, secrets, now)
+    _verify(service, delivery, secrets, now)
     logger.info("verified", extra={"by": str(delivery.signature)[-64:]})
 
 

@@ -4,7 +4,7 @@
     make chaos CHAOS="--videos 1000 --share 0.5 --days 2 --seed 7"
 
 Webhooks are lost, sent twice, late and out of order; functions are killed in the middle, and
-overlap; downloads fail, vanish, and are deleted by hand. Every invariant is checked all the time.
+overlap; downloads fail, vanish, and are deleted by hand. Every invariant is checked at each step.
 Then the faults stop, and every download has to end as it should. Ends with 1 if anything is wrong.
 """
 
@@ -24,8 +24,8 @@ from tests.faults.stage import Stage
 from tests.simulator import PROGRESS, Fault, Upload, Webhook, unreliable
 from tests.support.secrets_manager import refusal
 
-# A 429 closes the gate for minutes and a refused token ends the run: with as many of them as of
-# the other faults nothing but waiting would be tried. (And 20 MiB take the time of real copying.)
+# These are rarer than other faults. A 429 closes the gate for minutes and a refused token ends the
+# run, so that many of them would leave little else to test. (A body of 20 MiB takes real time.)
 RARE = tuple(
     fault
     for fault in Fault
@@ -81,7 +81,7 @@ class Week:
         for webhook in sent:
             status = self.stage.receive(webhook)
             self.webhooks[str(status)] += 1
-            # Whether Cloudflare sends again is not documented: now and then it does.
+            # It is not documented whether Cloudflare sends again: here it sometimes does.
             if status != 200 and self.chance.random() < 0.5:
                 self.unanswered.append(webhook)
         if self.chance.random() < 0.05:
@@ -95,19 +95,19 @@ class Week:
         self.stage.clock.sleep(60 - self.stage.clock() % 60)
 
     def strike(self) -> None:
-        """Let the bus fail now and then, and kill a function in the middle of its work."""
+        """Sometimes let the bus fail, and kill a function during its work."""
         assert self.stage.events
         fails = self.chance.random() < 0.05
         self.stage.events.failure = refusal("InternalException") if fails else None
         if self.chance.random() < 0.001:
             self.stage.rotate_signing_secret()
         if self.chance.random() < 0.1:
-            name = self.chance.choice(["receive", "poll", "reconcile"])
+            name = self.chance.choice(["receive", "poll", "reconcile", "register"])
             self.stage.functions.pop(name, None)
             self.stage.plan = Plan(name, self.chance.randrange(60), self.chance.choice(DEADLY))
 
     def by_hand(self) -> None:
-        """Delete or request a download now and then, at Cloudflare or by command."""
+        """Sometimes delete or request a download, at Cloudflare or by command."""
         rows = list(self.stage.downloads.rows.values())
         row = self.chance.choice(rows)
         if row.video_uid not in self.stage.simulator.videos:
@@ -131,7 +131,7 @@ class Week:
             pass
 
     def any_upload(self) -> Upload:
-        """Return a video like those of a real library, and now and then an odd one."""
+        """Return a video like those of a real library, sometimes an unusual one."""
         chance = self.chance
         return Upload(
             encode_seconds=chance.choice([0.0, 30.0]),
@@ -152,7 +152,7 @@ class Week:
 
 
 def main() -> int:
-    """Run a week; 1 if anything is wrong."""
+    """Run a week; return 1 if anything is wrong."""
     arguments = _arguments()
     began = time.monotonic()
     week = Week(arguments.videos, arguments.share, arguments.days, arguments.seed)

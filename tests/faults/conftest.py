@@ -16,12 +16,12 @@ def _no_network(socket_disabled: None) -> None:
 
 @pytest.fixture
 def count_crash_points(record_property: Callable[[str, object], None]) -> Callable[[int], None]:
-    """Add to the number that is said at the end of all tests."""
+    """Add to the number that is printed at the end of all tests."""
     return lambda count: record_property(CRASH_POINTS, count)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many crash points were tried."""
+    """Print how many crash points were tried."""
     reports = [
         report for status in ("passed", "failed") for report in _reports(terminalreporter, status)
     ]

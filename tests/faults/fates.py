@@ -1,4 +1,4 @@
-"""Decide how each download has to end, from the state of Cloudflare and the commands alone."""
+"""Decide how each download has to end, only from the state of Cloudflare and the commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wrong_ends(stage: Stage, deleted: Collection[Key]) -> Iterator[str]:
     """Yield a line for each download that ended in another state than it should.
 
     Args:
-        stage: where it all happened.
+        stage: the stack and its Cloudflare.
         deleted: what was deleted by command, and not requested again.
     """
     for uid, video in stage.simulator.videos.items():

@@ -3,8 +3,8 @@
     make fuzz                          ten minutes
     make fuzz FUZZ=-max_total_time=60  or as long as libFuzzer is told
 
-Guided by coverage (atheris, in an environment of its own). Hypothesis does the same for a moment
-in every run of the tests.
+The search is guided by coverage (atheris, in its own environment). A short search with Hypothesis
+is part of the tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def try_one(data: bytes) -> None:
         body = given.ConsumeBytes(sys.maxsize)
         with contextlib.suppress(signature.Unauthentic):
             signature.verify(body, header, [SECRET], NOW)
-            # To come here takes a signature: one that was signed with the secret.
+            # Only a request with a valid signature comes here.
             assert signature.sign(body, SECRET, NOW).rpartition("=")[2] in header.lower()
     elif what == 1:
         parse(given.ConsumeBytes(sys.maxsize))

@@ -1,8 +1,7 @@
 """Check the eleven invariants after every step, whatever failed.
 
-`Invariants` hears of every answer of Cloudflare, every version of every row, every line of the
-log and every end of an invocation, and keeps what broke a rule. It trusts nothing that the service
-itself remembers.
+`Invariants` gets every answer of Cloudflare, every version of every row, every line of the log and
+the end of every invocation, and collects what breaks a rule. It uses no state of the service.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from stream_downloads.domain.download import Download, DownloadType, Status
 from stream_downloads.domain.request_budget import USE_WITHIN, WINDOW
 from tests.simulator import Call, Fault, Response, Wire, download_url
 
-# Who may write which change of status; what is not here is forbidden. Invariant 6.
+# Invariant 6: the allowed changes of status, and the functions that may write them.
 EVERYONE = frozenset({"receive", "poll", "reconcile", "manage"})
 POLL, HAND = frozenset({"poll"}), frozenset({"manage"})
 NEW = None
@@ -46,15 +45,15 @@ MOVES: dict[tuple[Status | None, Status], Collection[str]] = {
 }
 ENDS = (Status.READY, Status.ERROR, Status.DELETED)
 
-# The longest time for which a row with something to do may lie: the grace of a missing video, by a
-# clock that is five minutes fast; and the poll of a ready download after a week.
+# The longest time until a row with work is due: the grace of a missing video, with a clock that is
+# five minutes fast; and the week until a ready download is rechecked.
 WAITS_AT_MOST = 4_000.0
 UPKEEP_WAITS_AT_MOST = 8 * 86_400.0
 
 # Whatever looks like a signature or a token, beside the secrets that are known.
 LOOKS_SECRET = re.compile(r"sig1=[0-9a-f]{8}|bearer [^\s(]|x-auth-key[\s:'\"=]{1,6}[^\s(]")
 
-# What an answer to a create says about whether it was done.
+# Answers that show whether a create was carried out.
 REFUSALS = frozenset({400, 401, 403, 404, 429})
 
 
@@ -69,13 +68,13 @@ class Leave:
 
 @dataclass
 class Invariants:
-    """The judge.
+    """Checks the invariants.
 
     Attributes:
         clock: the true time.
         limit: ``CloudflareRequestLimit``.
-        secrets: what must appear nowhere.
-        broken: what broke a rule so far.
+        secrets: the texts that must appear nowhere.
+        broken: the broken rules so far.
     """
 
     clock: Callable[[], float]
@@ -92,7 +91,7 @@ class Invariants:
         """Remember that an invariant does not hold."""
         self.broken.append(f"invariant {number}: {text} (at {self.clock():.1f})")
 
-    # --- what Cloudflare hears and says -------------------------------------------------------
+    # --- requests to Cloudflare and its answers -----------------------------------------------
 
     def answered(self, call: Call, response: Response) -> None:
         """Check a request that was sent to Cloudflare."""
@@ -112,7 +111,7 @@ class Invariants:
         """Check invariant 7: no more than the limit in five minutes, none at a closed gate."""
         sent = self._sent
         sent.append(call.at)
-        if len(sent) > 1 and sent[-2] > call.at:  # a batch is sent side by side, one was slow
+        if len(sent) > 1 and sent[-2] > call.at:  # in a parallel batch, one was slow
             self._sent = sent = deque(sorted(sent))
         while sent[0] <= sent[-1] - WINDOW:
             sent.popleft()
@@ -135,7 +134,7 @@ class Invariants:
             self.breaks(7, f"a 429 until {until:.1f} did not close the gate")
 
     def _created(self, call: Call, key: tuple[str, str], leave: Leave) -> None:
-        """Check invariant 5: between two creates comes a list, a delete or a refusal."""
+        """Check invariant 5: between two creates there is a list, a delete or a refusal."""
         leave.creates += 1
         if not leave.given:
             self.breaks(5, f"{key} was created again without a look")
@@ -234,7 +233,7 @@ class Invariants:
     def answered_webhook(self, status: int, lacking: Iterable[str]) -> None:
         """Check invariant 1: after a 200 no type is ``lacking`` its row.
 
-        With ``VideoEvents`` it also means that the bus has the webhook, or else ``event`` lacks.
+        With ``VideoEvents`` the bus must have the webhook, too: else ``lacking`` has ``event``.
         """
         if status == 200 and (missing := list(lacking)):
             self.breaks(1, f"200, and there is no {missing}")
@@ -248,7 +247,7 @@ class Invariants:
         """Fail if anything is broken.
 
         Raises:
-            AssertionError: with everything that is.
+            AssertionError: something is broken; the text lists all of it.
         """
         assert not self.broken, "\n" + "\n".join(self.broken[:20])
 
@@ -263,7 +262,7 @@ def retry_after_of(headers: Mapping[str, str]) -> float:
 def _downloads_in(response: Response) -> dict[str, dict[str, object]] | None:
     """Return the downloads in the answer to a list; None if it is no valid answer."""
     is_json = response.headers.get("content-type") == "application/json"
-    # What drips comes whole while a test holds the clock.
+    # A slow body is complete here, because the test's clock stands still.
     comes = response.wire in (Wire.WHOLE, Wire.SLOW_BODY)
     whole = comes and len(response.body) <= StreamClient.MAX_BYTES
     if response.status != 200 or not is_json or not whole:

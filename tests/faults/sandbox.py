@@ -1,4 +1,4 @@
-"""Run a function in a sandbox that counts, cuts short or delays each I/O call."""
+"""Run a function in a sandbox that counts, interrupts or delays each I/O call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Killed(BaseException):
-    """The process is gone. No ``except Exception`` notices, and what ``finally`` does is undone."""
+    """The process was killed. No ``except Exception`` catches it, and ``finally`` does no I/O."""
 
 
 class Blow(StrEnum):
@@ -40,7 +40,7 @@ NOT_DONE = (Blow.KILLED_BEFORE, Blow.NOT_SENT, Blow.ANSWER_LOST_UNDONE)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The blow that falls on a sandbox's I/O call of that number, counted from 0."""
+    """The failure of a sandbox's I/O call of that number, counted from 0."""
 
     sandbox: str
     number: int
@@ -51,11 +51,11 @@ class Sandbox:
     """One function's process: its I/O calls, its clock, and whether it is still alive.
 
     Attributes:
-        plan: the blow that falls on one of its calls.
+        plan: the failure of one of its calls.
         pause: called before each I/O call with the sandbox and the call's name.
         calls: the names of the I/O calls so far.
         first_calls: the numbers of those that were the first of an invocation.
-        throttled_until: until when the last 429 that came through wants silence.
+        throttled_until: the time before which no request may follow the last 429 received.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Sandbox:
         self.throttled_until: float | None = None
 
     def io(self, name: str, do: Callable[[], Result]) -> Result:
-        """Do one I/O call, unless this is the one that the plan spoils."""
+        """Do one I/O call, unless the plan lets it fail."""
         if self.pause:
             self.pause(self, name)
-        if not self.alive:  # a `finally` that would do more, of a process that is gone
+        if not self.alive:  # a `finally` of a killed process does no more I/O
             raise Killed(name)
         blow = None
         if self.plan and self.plan.number == len(self.calls):
@@ -100,10 +100,10 @@ class Sandbox:
 
 
 def possible_blows(name: str, *, first: bool) -> Iterator[Blow]:
-    """Yield what is tried on an I/O call of that name.
+    """Yield the failures to try on an I/O call of that name.
 
-    A process that is killed before a call is one that is killed after the call before: what it did
-    in between is gone with it. So only the first call of an invocation needs both.
+    A process that is killed before a call leaves the same state as one killed after the previous
+    call. So only the first call of an invocation needs both.
     """
     yield from DEADLY if first else (Blow.KILLED_AFTER,)
     yield Blow.NOT_SENT  # of a table and of a secret: refused, or throttled
@@ -161,13 +161,13 @@ class _Worker:
 
 
 class Turns:
-    """Several things at once, one I/O call at a time, in the order of ``choose``.
+    """Several workers, one I/O call at a time, in the order of ``choose``.
 
-    Each runs in a thread of its own, and only one of the threads ever runs.
+    Each worker has its own thread, and only one thread runs at a time.
     """
 
     def __init__(self, choose: Callable[[int], int]) -> None:
-        """Take ``choose``, which returns the number of the next of so many workers."""
+        """Take ``choose``, which returns the number of the next worker, given their count."""
         self._choose = choose
         self._mine = threading.local()
         self._given_back = threading.Semaphore(0)

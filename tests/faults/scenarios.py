@@ -1,4 +1,4 @@
-"""List the scenarios of which every I/O call is spoiled in turn."""
+"""List the scenarios in which every I/O call fails in turn."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Scenario:
     """One scenario.
 
     Attributes:
-        prepare: what happens before, undisturbed.
-        act: what is disturbed; the webhooks of it that Cloudflare may send again.
+        prepare: the part without failures.
+        act: the part with a failure; returns the webhooks that Cloudflare may send again.
         ends: how every download ends.
-        stage: what is special about the stack.
-        only: the blows that are tried, if not all.
+        stage: the settings of the stack.
+        only: the failures that are tried, if not all.
     """
 
     prepare: Callable[[Stage], None]
@@ -218,15 +218,25 @@ def signing_secret_rotates(stage: Stage) -> list[Webhook]:
     return receive_all(stage, on_its_way) + deliver(stage)
 
 
-def the_secret_of_the_owner_rotates(stage: Stage) -> list[Webhook]:
-    """Let the owner pass requests on: one from before, and one right after the secret is stored."""
+def become_guest(stage: Stage) -> None:
+    """Let another system own the webhook, with a request of its own on the way."""
+    ready_downloads(stage)
     stage.be_guest()
     stage.simulator.upload()
+
+
+def the_secret_of_the_owner_rotates(stage: Stage) -> list[Webhook]:
+    """Let the owner pass requests on: one right after the change, one from before, and one later.
+
+    The schedule compares the secret in between.
+    """
     on_its_way = stage.simulator.due_webhooks()
     stage.rotate_signing_secret()
     stage.simulator.upload()
+    again = deliver(stage) + receive_all(stage, on_its_way)
     stage.register(Registration.REFRESH)
-    return receive_all(stage, on_its_way) + deliver(stage)
+    stage.simulator.upload()
+    return again + deliver(stage)
 
 
 def videos_that_say_what_they_want(stage: Stage) -> None:
@@ -235,6 +245,21 @@ def videos_that_say_what_they_want(stage: Stage) -> None:
     for said in ("none", "default,audio"):
         stage.simulator.upload(webhook_delays=(), downloads=said)
     stage.simulator.upload(webhook_delays=(), encode_seconds=30)
+
+
+def video_that_encodes_beyond_the_look_back(stage: Stage) -> None:
+    """Upload a video, remember that it is encoding, and let it become ready."""
+    stage.simulator.upload(webhook_delays=(), encode_seconds=60 * 3600.0)
+    stage.reconcile()
+    stage.clock.sleep(61 * 3600.0)
+
+
+def reconcile_every_hour(stage: Stage) -> list[Webhook]:
+    """Reconcile twice, an hour apart."""
+    for _ in range(2):
+        stage.reconcile()
+        stage.clock.sleep(3600)
+    return []
 
 
 def reconcile_every_minute(stage: Stage) -> list[Webhook]:
@@ -292,7 +317,10 @@ SCENARIOS = {
     "reconcile every minute": Scenario(
         videos_that_say_what_they_want, reconcile_every_minute, stage={"period": 60.0}
     ),
-    "guest": Scenario(ready_downloads, the_secret_of_the_owner_rotates),
+    "look-up of a slow video": Scenario(
+        video_that_encodes_beyond_the_look_back, reconcile_every_hour
+    ),
+    "guest": Scenario(become_guest, the_secret_of_the_owner_rotates),
     "signing secret rotates": Scenario(nothing, signing_secret_rotates),
     "API token rotates": Scenario(nothing, api_token_rotates),
 }

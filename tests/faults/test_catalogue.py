@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from stream_downloads.domain.download import Status
@@ -103,6 +105,22 @@ def test_a_flood_of_forged_webhooks_reads_the_secret_once_a_minute() -> None:
     reads = stage.functions["receive"].sandbox.calls.count("secrets.get_secret_value")
     # Two versions: at the start, and with a refresh in each of the two minutes.
     assert reads == 6
+
+
+def test_a_flood_of_forged_webhooks_makes_all_processes_of_a_guest_ask_once_a_minute() -> None:
+    stage = Stage()
+    stage.be_guest()
+    stage.simulator.upload()
+    (sent,) = stage.simulator.due_webhooks()
+    began = stage.clock()
+    while stage.clock() < began + 300:
+        stage.functions.clear()
+        stage.receive_forged(sent, signature(sent.body, "a guess", int(stage.clock())))
+        stage.clock.sleep(0.5)
+    asked = [call.at for call in stage.simulator.calls if call.name == "get webhook"][1:]
+    assert len(asked) == 5
+    assert min(later - before for before, later in pairwise(asked)) >= 60
+    stage.invariants.check()
 
 
 @pytest.mark.parametrize("value", ["5up3r\n53cr3t", "5up3r 53cr3t", "5up3r-53cr3t\u00e9", "", 53])

@@ -89,7 +89,7 @@ class Chaos(RuleBasedStateMachine):
         self.stage.simulator.faults.script(*faults)
 
     @rule(
-        name=st.sampled_from(["receive", "poll", "reconcile", "manage"]),
+        name=st.sampled_from(["receive", "poll", "reconcile", "manage", "register"]),
         number=st.integers(0, 40),
         blow=st.sampled_from(Blow),
     )
@@ -105,10 +105,11 @@ class Chaos(RuleBasedStateMachine):
     def the_api_token_is_replaced(self) -> None:
         self.stage.rotate_api_token()
 
-    @rule()
-    def the_signing_secret_is_replaced(self) -> None:
+    @rule(is_compared=st.booleans())
+    def the_signing_secret_is_replaced(self, is_compared: bool) -> None:  # noqa: FBT001
         self.stage.rotate_signing_secret()
-        self.stage.register(Registration.REFRESH)
+        if is_compared:
+            self.stage.register(Registration.REFRESH)
 
     @rule(is_down=st.booleans())
     def the_bus_fails_or_recovers(self, is_down: bool) -> None:  # noqa: FBT001

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import Status
+from stream_downloads.services.signing_secret import OWNER, REGISTRATION
 from tests.faults.sandbox import Sandbox
 from tests.faults.scenarios import (
+    become_guest,
+    deliver,
     ready_downloads,
     receive_all,
     videos_in_every_step,
@@ -17,6 +22,7 @@ from tests.faults.scenarios import (
 )
 from tests.faults.stage import Stage
 from tests.faults.test_crashes import wrong_ends
+from tests.simulator import Webhook, signature
 
 Act = Callable[[Stage], object]
 
@@ -42,6 +48,14 @@ def all_webhooks_again(stage: Stage) -> None:
 def delete_everything(stage: Stage) -> None:
     for uid in {row.video_uid for row in stage.downloads.rows.values()}:
         stage.manage(action="delete", video_uid=uid)
+
+
+def deliver_all(stage: Stage, refused: list[Webhook]) -> None:
+    refused += deliver(stage)
+
+
+def compare_the_secret(stage: Stage) -> None:
+    stage.register(Registration.REFRESH)
 
 
 def poll_after_the_lease_is_over(stage: Stage) -> None:
@@ -88,6 +102,42 @@ def test_between_any_two_calls_of_one_function_another_may_run(
     assert number > 2
     count_crash_points(number)
     assert not failures, "\n".join(failures[:5])
+
+
+@pytest.mark.parametrize("is_compared_within", [True, False])
+def test_a_guest_verifies_every_request_whenever_the_secret_is_compared(
+    is_compared_within: bool,  # noqa: FBT001
+    count_crash_points: Callable[[int], None],
+) -> None:
+    for number in itertools.count():
+        stage = Stage()
+        become_guest(stage)
+        on_its_way = stage.simulator.due_webhooks()
+        stage.rotate_signing_secret()
+        stage.simulator.upload()
+        refused: list[Webhook] = []
+        acts: list[Act] = [partial(deliver_all, refused=refused), compare_the_secret]
+        first, second = acts if is_compared_within else reversed(acts)
+        if not run_within(stage, first, second, number):
+            break
+        assert not refused + receive_all(stage, on_its_way), f"before call {number}"
+        stage.invariants.check()
+    assert number > 2
+    count_crash_points(number)
+
+
+def test_a_forged_request_within_a_registration_leaves_the_position_as_it_is_registered() -> None:
+    for number in itertools.count():
+        stage = Stage()
+        become_guest(stage)
+        (sent,) = stage.simulator.due_webhooks()
+        header = signature(sent.body, "a guess", int(stage.clock()))
+        take_over = partial(Stage.register, registration=Registration.TAKE_OVER)
+        forge = partial(Stage.receive_forged, webhook=sent, header=header)
+        if not run_within(stage, take_over, forge, number):
+            break
+        assert stage.control.read(REGISTRATION).value["position"] == OWNER
+    assert number > 2
 
 
 def run_within(stage: Stage, first: Act, second: Act, number: int) -> bool:

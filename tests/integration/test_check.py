@@ -17,6 +17,7 @@ from stream_downloads.services.check import REQUEST_SECONDS, Installation, ago, 
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT
 from stream_downloads.services.reconcile import Run
+from stream_downloads.services.signing_secret import GUEST, REGISTRATION
 from tests.integration.conftest import WEBHOOK_SECRET
 from tests.simulator import Fault
 from tests.support.events import LambdaContext, load_event
@@ -273,6 +274,14 @@ def test_a_foreign_subscription_names_the_three_ways_out(world: World) -> None:
     fix = findings(world, signing_secret=lambda: b"another")["subscription"]["fix"]
     for way in ('{"force": true}', '{"subscribe": false}', "ReconcileMinutes from 1 to 10"):
         assert way in fix
+
+
+def test_a_guest_that_does_not_know_the_owners_new_secret_takes_nothing_over(world: World) -> None:
+    another_subscribes(world)
+    world.control.write(REGISTRATION, {"position": GUEST}, 1)
+    fix = findings(world, signing_secret=lambda: b"the owner's last")["subscription"]["fix"]
+    assert '{"subscribe": false}' in fix
+    assert "force" not in fix
 
 
 def test_a_signing_secret_that_differs_is_found_and_neither_is_shown(world: World) -> None:

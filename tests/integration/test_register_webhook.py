@@ -16,7 +16,8 @@ from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.gateway import NotNow
-from stream_downloads.services.register import REGISTRATION, ForeignSubscription, NoSubscription
+from stream_downloads.services.register import ForeignSubscription, NoSubscription
+from stream_downloads.services.signing_secret import REGISTRATION
 from tests.simulator import Fault, StreamSimulator
 from tests.support.events import LambdaContext, load_event
 from tests.support.template import REFERENCES

@@ -16,7 +16,7 @@ from stream_downloads.domain.download import DownloadType, Status
 from stream_downloads.domain.library import HOURS_EVERY, PAGE
 from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
-from stream_downloads.services.register import REGISTRATION
+from stream_downloads.services.signing_secret import REGISTRATION
 from tests.integration.test_metrics import recording
 from tests.support.world import World
 

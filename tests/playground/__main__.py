@@ -1,4 +1,4 @@
-"""Deploy the real template on a local AWS, and keep it up to try things out until Ctrl-C."""
+"""Deploy the real template on a local AWS, and keep it running for trials until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def show_guide(screen: Screen, stage: Stage) -> None:
-    """Show where everything is, and what to try."""
+    """Show the addresses, and commands to try."""
     stack = stage.stack
     screen.title("The stack is up. Ctrl-C ends it, and removes everything.")
     places = {
@@ -57,7 +57,7 @@ def show_guide(screen: Screen, stage: Stage) -> None:
 
 
 def keep_up(screen: Screen, stage: Stage) -> NoReturn:
-    """Show what happens, until an interrupt.
+    """Show each change, until an interrupt.
 
     Raises:
         RuntimeError: the emulator has ended.

@@ -1,4 +1,4 @@
-"""Write the commands to try in another terminal, and the file that prepares it for them."""
+"""Write commands to try in another terminal, and the file that sets up that terminal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ play invoke ManageDownloads '{"action": "delete", "video_uid": "'$uid'"}'""",
 
 
 def show_commands(screen: Screen) -> None:
-    """Show the commands, each with what it is for."""
+    """Show the commands, each with its purpose."""
     for purpose, command in COMMANDS:
         screen.title(f"{purpose}:")
         screen.show(textwrap.indent(command.rstrip(), "  "), "cyan")

@@ -1,4 +1,4 @@
-"""Tell what happens in the playground, one line for each change."""
+"""Describe what happens in the playground, one line for each change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ URL_WIDTH = 36
 
 
 class Log:
-    """Compares what there is with what it has told, and tells the rest."""
+    """Compares the present state with the lines written before, and writes the changes."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -45,7 +45,7 @@ class Log:
         self._said_at: dict[str, float] = {}
 
     def news(self) -> Iterator[str]:
-        """Yield a line for whatever is new; the same trouble again only after a minute."""
+        """Yield a line for each change; the same problem again only after a minute."""
         yield from self._uploads()
         yield from self._webhook_answers()
         yield from self._once(self._refusals())
@@ -91,7 +91,7 @@ class Log:
                 yield text
 
     def _troubles(self) -> Iterator[str]:
-        """Return what functions have logged of refusals, warnings and errors."""
+        """Return the refusals, warnings and errors that functions have logged."""
         if time.monotonic() - self._read_logs_at < READ_LOGS_EVERY:
             return
         self._read_logs_at = time.monotonic()
@@ -113,7 +113,7 @@ class Log:
 
 
 def _trouble(message: str) -> str | None:
-    """Return what a line of a function's log says, if it is a refusal, a warning or an error."""
+    """Return the text of a log line if it is a refusal, a warning or an error."""
     try:
         line: Any = json.loads(message)
     except ValueError:

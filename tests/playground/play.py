@@ -28,7 +28,7 @@ ENDED = (
 
 
 class Mistake(Exception):
-    """Tells what is wrong with a command, and what to do."""
+    """A command is wrong; the text says why and what to do."""
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what understands the command line."""
+    """Return the parser of the command line."""
     play = argparse.ArgumentParser("play", description=__doc__)
     commands = play.add_subparsers(required=True, metavar="COMMAND")
 
@@ -102,7 +102,7 @@ def upload(
 
 
 def throttle(seconds: float) -> None:
-    """Have the simulated Cloudflare answer every request with 429 for so long."""
+    """Have the simulated Cloudflare answer every request with 429 for a time."""
     _simulator("/throttle", {"seconds": seconds})
     until = datetime.fromtimestamp(time.time() + seconds, UTC)
     print(f"Cloudflare answers 429 until {until:%H:%M:%S} UTC." if seconds else "No more 429.")
@@ -165,7 +165,7 @@ def _stack() -> Stack:
 
 
 def _simulator(path: str, given: dict[str, Any]) -> Any:
-    """Return what the simulator's door for tests answers."""
+    """Return the answer of the simulator's test API."""
     answer = urllib3.request(
         "POST", _variable("PLAYGROUND_CLOUDFLARE") + path, json=given, timeout=10, retries=False
     )

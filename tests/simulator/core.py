@@ -35,7 +35,7 @@ class Settings:
     """The account, and the behaviour that Cloudflare's documents leave open.
 
     ``answer_shape``: one download alone, or one per type, as the answer to a create.
-    ``nothing_created``: what listing no downloads, or deleting one that was not created, answers.
+    ``nothing_created``: the answer to a list without downloads, or to a delete without a create.
     ``repeated_create``: the present state, or a 409.
     ``inclusive_bounds``: whether a video created exactly at ``start`` or ``end`` is listed.
     """
@@ -101,7 +101,7 @@ class StreamSimulator:
     # What happens at Cloudflare without a request
 
     def upload(self, upload: Upload | None = None, /, **details: Any) -> str:
-        """Upload a video, described as an `Upload` or by its fields; its uid."""
+        """Upload a video, described as an `Upload` or by its fields; return its uid."""
         upload = upload or Upload(**details)
         with self._lock:
             uid = f"{self._chance.getrandbits(128):032x}"
@@ -130,12 +130,12 @@ class StreamSimulator:
             self.outbox.add(uid, self.clock() + delay)
 
     def others_send(self, requests: int) -> None:
-        """Count requests that others (the dashboard, say) send as the same user."""
+        """Count requests that other clients, such as the dashboard, send as the same user."""
         with self._lock:
             self.limiter.take(self.clock(), requests)
 
     def throttle(self, seconds: float) -> None:
-        """Answer every request with 429 for so long, as if the limit had been passed; 0 ends it.
+        """Answer every request with 429 for ``seconds``, as if over the limit; 0 ends this.
 
         Raises:
             ValueError: it is not a time from 0 to 3600 seconds.
@@ -264,7 +264,7 @@ class StreamSimulator:
 
     def _permitted(self, request: Request, route: _Route) -> Response | None:
         """Return the refusal, if the credentials or the account are wrong."""
-        if route.call == "upload":  # its address is the permission
+        if route.call == "upload":  # the URL alone authorizes it
             return None
         headers, settings = request.headers, self.settings
         by_token = headers.get("authorization") == f"Bearer {settings.api_token}"
@@ -279,7 +279,7 @@ class StreamSimulator:
         return None
 
     def _done(self, request: Request, route: _Route, now: float) -> Response:
-        """Do what is asked, and the answer to it."""
+        """Carry out a request; return the answer."""
         response = self._permitted(request, route)
         if response:
             return response
@@ -478,7 +478,7 @@ def _time(text: str | None) -> float | None:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-# What is in a token only this simulator needs to know.
+# Only this simulator reads the contents of a token.
 
 
 def _token(claims: Mapping[str, object]) -> str:
@@ -487,7 +487,7 @@ def _token(claims: Mapping[str, object]) -> str:
 
 
 def _video_of_token(token: str, now: float) -> str | None:
-    """Return the uid that a good token stands for."""
+    """Return the uid that a valid token names."""
     text, _, signature = token.partition(".")
     if signature != _token_signature(text):
         return None

@@ -16,9 +16,9 @@ HUGE_BYTES = 20 * 1024 * 1024
 
 
 class Fault(StrEnum):
-    """One way for a request to go wrong. What each does stands in the three tables below."""
+    """One way for a request to fail. The three tables below define each."""
 
-    # Cloudflare says no, and does nothing.
+    # Cloudflare refuses, and does nothing.
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     MALFORMED_CREDENTIALS = "malformed credentials"
@@ -39,7 +39,7 @@ class Fault(StrEnum):
     SUCCESS_FALSE = "success false in a 200"
     REDIRECT = "redirect"
 
-    # Cloudflare does it, and the answer is spoiled.
+    # Cloudflare carries it out, but the answer is broken.
     SERVER_ERROR_AFTER = "server error after it was done"
     TRUNCATED_JSON = "truncated JSON"
     WRONG_CONTENT_TYPE = "wrong content type"
@@ -49,7 +49,7 @@ class Fault(StrEnum):
     ENVELOPE_LIST = "a list in place of the envelope"
     HUGE_BODY = "huge body"
 
-    # Cloudflare does it, and what it says about downloads is odd.
+    # Cloudflare carries it out, but describes downloads wrongly.
     STATUS_UNKNOWN = "unknown status"
     PERCENT_NULL = "percent null"
     PERCENT_OVER_100 = "percent over 100"
@@ -104,7 +104,7 @@ def _on_the_wire(wire: Wire) -> Callable[[], Response]:
     return lambda: replace(_nothing_heard(), wire=wire)
 
 
-# Instead of doing it.
+# The answers in place of carrying out the request.
 REFUSALS: dict[Fault, Callable[[], Response]] = {
     Fault.UNAUTHORIZED: lambda: failure(401, 10000, "Authentication error"),
     Fault.FORBIDDEN: lambda: failure(403, 10000, "Authentication error"),
@@ -130,7 +130,7 @@ REFUSALS: dict[Fault, Callable[[], Response]] = {
     Fault.HANG_BEFORE: _on_the_wire(Wire.HANG),
 }
 
-# After doing it, to the answer.
+# The changes of the answer after carrying out the request.
 SPOILED: dict[Fault, Callable[[Response], Response]] = {
     Fault.SERVER_ERROR_AFTER: lambda _: failure(500, 10001, "Internal Server Error"),
     Fault.TRUNCATED_JSON: lambda response: replace(
@@ -153,7 +153,7 @@ SPOILED: dict[Fault, Callable[[Response], Response]] = {
     Fault.CUT_OFF: lambda response: replace(response, wire=Wire.CUT_OFF),
 }
 
-# After doing it, to each download in the answer. "{path}" is the right URL's path.
+# The changes of each download in the answer. "{path}" is the path of the right URL.
 ODDITIES: dict[Fault, dict[str, object]] = {
     Fault.STATUS_UNKNOWN: {"status": "paused"},
     Fault.PERCENT_NULL: {"percentComplete": None},
@@ -172,12 +172,12 @@ ODDITIES: dict[Fault, dict[str, object]] = {
 
 
 def refused(fault: Fault) -> Response | None:
-    """Return the answer to a request of which nothing is done; None if the fault comes after."""
+    """Return the answer to a request that is not carried out; None if the fault comes later."""
     return REFUSALS[fault]() if fault in REFUSALS else None
 
 
 def spoiled(fault: Fault, response: Response) -> Response:
-    """Return the answer to a request that was done, as the fault leaves it."""
+    """Return the answer to a request that was carried out, changed by the fault."""
     if fault in SPOILED:
         return SPOILED[fault](response)
     envelope = json.loads(response.body)
@@ -222,7 +222,7 @@ class Faults:
         """Let each fault happen ``times`` times, one after the other.
 
         Only requests of the named ``calls`` count (such as ``"create download"``); the first
-        ``skip`` of them go well.
+        ``skip`` of them succeed.
         """
         for position, fault in enumerate(faults):
             first = skip if position == 0 else 0

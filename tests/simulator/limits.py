@@ -19,7 +19,7 @@ class RateLimiter:
         self._times: deque[float] = deque()
 
     def take(self, now: float, requests: int = 1) -> float | None:
-        """Count ``requests``; the seconds to stay away if that was too much, else None."""
+        """Count ``requests``; return the seconds of the block if over the limit, else None."""
         if now >= self.blocked_until:
             self._forget(now)
             self._times.extend([now] * requests)
@@ -30,7 +30,7 @@ class RateLimiter:
         return self.blocked_until - now
 
     def headers(self, now: float) -> dict[str, str]:
-        """Return what every answer says about it."""
+        """Return the headers of every answer about the limit."""
         self._forget(now)
         if now < self.blocked_until:
             remaining, reset = 0, self.blocked_until - now

@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 
 class Wire(Enum):
-    """The way that an answer travels. The transport acts out all but the first."""
+    """The way in which an answer is sent. The transport carries out all but the first."""
 
     WHOLE = auto()
     CANNOT_CONNECT = auto()  # nothing was sent
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """An answer and how it travels; status 0 means that none is given."""
+    """An answer and how it is sent; status 0 means that there is none."""
 
     status: int
     body: bytes

@@ -1,4 +1,4 @@
-"""Serve the simulator over HTTP: the API, faults of the wire, webhooks, and a test API."""
+"""Serve the simulator over HTTP: the API, network faults, webhooks, and a test API."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class SimulatorServer:
 
 
 def _live_through(upload: Upload) -> None:
-    """Have a video with both downloads once, so that a wrong value fails now and not later."""
+    """Create a video with both downloads once, so that a wrong value fails at once."""
     video = Video("0" * 32, 0.0, upload)
     for kind in FILE_NAMES:
         download = video.create(kind, 0.0)
@@ -265,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(_head(response) + response.body[: len(response.body) // 2])
                 self.close_connection = True
             case Wire.RESET | Wire.CANNOT_CONNECT:
-                # The connection stands already: the nearest to a host that cannot be reached.
+                # The connection exists already: a reset is most like a host that cannot be reached.
                 self._reset()
 
     def _drip(self, content: bytes) -> None:
@@ -276,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _reset(self) -> None:
-        """Close so that the other side sees a reset, not an end."""
+        """Close the connection with a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         os.close(self.connection.detach())
         self.close_connection = True

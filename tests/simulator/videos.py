@@ -15,7 +15,7 @@ FILE_NAMES = {"default": "default.mp4", "audio": "audio.m4a"}
 FILE_HEAD = b"\0\0\0\x14ftypisom\0\0\0\0isom"
 LONGEST_LIVE_RECORDING_SECONDS = 4 * 3600.0
 
-# From the share that is done to the share that is reported, both 0 to 1.
+# Functions from the real progress to the reported progress, both 0 to 1.
 PROGRESS: Mapping[str, Callable[[float], float]] = {
     "linear": lambda done: done,
     "silent": lambda _done: 0.0,
@@ -27,17 +27,17 @@ PROGRESS: Mapping[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A video to upload, and what is going to happen to it. Times are in seconds.
+    """A video to upload, and its future at Cloudflare. Times are in seconds.
 
     ``encode_seconds`` pass before the video is ready or, with an ``error_code``, fails. A download
     waits ``queue_seconds`` and then takes its ``generation_seconds`` (one number, or one per type);
     of each type the first ``failing_creates`` end in ``error``. ``progress`` names one of
-    `PROGRESS`, and ``noise`` is the points by which what is reported may be off.
+    `PROGRESS`, and ``noise`` is the largest error of a reported percentage, in points.
 
     ``webhook_delays`` has one entry for each time the webhook is sent, counted from the moment it
-    is due: ``()`` loses it, ``(0, 60)`` sends it twice. None leaves it to the simulator's habit.
-    ``downloads`` is what ``meta`` says about them, None for nothing.
-    ``claims`` are laid over what is said of a download, as ``{"default": {"status": "paused"}}``.
+    is due: ``()`` loses it, ``(0, 60)`` sends it twice. None applies the simulator's habit.
+    ``downloads`` is the value of ``meta.downloads``, None for none.
+    ``claims`` replace fields of a download, as ``{"default": {"status": "paused"}}``.
     """
 
     duration_seconds: float = 30.0
@@ -105,7 +105,7 @@ class Download:
         return round(min(max(reported, 0.0), 99.0), 1)
 
     def _chance(self, now: float) -> float:
-        """Return a number from -1 to 1 that the download and the time alone decide."""
+        """Return a number from -1 to 1, always the same for a download and a time."""
         return zlib.crc32(f"{self.video_uid}{self.download_type}{now:.1f}".encode()) / 2**31 - 1
 
     def described(self, now: float) -> dict[str, object]:
@@ -142,7 +142,7 @@ class Video:
         return "live-inprogress" if self.upload.live_input else "inprogress"
 
     def why_no_download(self, download_type: str, now: float) -> str | None:
-        """Return the reason, if Cloudflare makes no such download of this video now."""
+        """Return the reason why Cloudflare makes no such download now, None if it makes one."""
         if self.state(now) != "ready":
             return "The video is not ready to view"
         if self.upload.live_input and self.upload.duration_seconds > LONGEST_LIVE_RECORDING_SECONDS:

@@ -24,7 +24,7 @@ def punctual() -> Sequence[float]:
 def unreliable(seed: int, *, lost: float, twice: float, late_seconds: float) -> Habit:
     """Return a habit that loses a share (0 to 1) and repeats a share, each up to some seconds late.
 
-    Being late by different amounts, they also come out of order.
+    Because the delays differ, webhooks also come out of order.
     """
     chance = random.Random(seed)  # noqa: S311
 
@@ -75,7 +75,7 @@ class Outbox:
         self._order = itertools.count()
 
     def subscribe(self, url: str, now: float) -> Subscription:
-        """Replace the subscription. Only another URL gets another secret."""
+        """Replace the subscription. Only a new URL gets a new secret."""
         if self.subscription is None or self.subscription.url != url:
             secret = f"{self._chance.getrandbits(128):032x}"
             self.subscription = Subscription(url, secret, now)
@@ -104,7 +104,7 @@ class Outbox:
     def due(
         self, now: float, describe: Callable[[str], Mapping[str, object] | None]
     ) -> list[Webhook]:
-        """Take out all that is due, in order. Without a subscription, it is lost."""
+        """Take out all webhooks that are due, in order. Without a subscription they are lost."""
         webhooks = []
         while self._waiting and self._waiting[0][0] <= now:
             due_at, _, video_uid = heapq.heappop(self._waiting)

@@ -31,7 +31,7 @@ class Interruption:
 
 
 def main() -> int:
-    """Run the smoke test; 0 if the stack is proven and nothing is left over."""
+    """Run the smoke test; return 0 if the stack works and nothing is left over."""
     parser = argparse.ArgumentParser("make smoke STACK=", description=__doc__)
     parser.add_argument("stack", help="the name of the CloudFormation stack")
     parser.add_argument("--report", type=Path, default=Path("smoke-report.md"), metavar="FILE")
@@ -81,19 +81,19 @@ def prove(smoke: Smoke, path: Path, secrets: set[str], interruption: Interruptio
 
 
 def interrupted() -> int:
-    """Say that the run was interrupted."""
+    """Print that the run was interrupted."""
     say("Interrupted.")
     return INTERRUPTED
 
 
 def end(reason: str) -> int:
-    """Say why the run has failed."""
+    """Print why the run has failed."""
     say(f"Failed: {reason}.")
     return 1
 
 
 def say(line: str) -> None:
-    """Show a line at once, also through a pipe."""
+    """Print a line without buffering, also into a pipe."""
     print(line, flush=True)
 
 

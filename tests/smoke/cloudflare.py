@@ -1,6 +1,6 @@
-"""Sends single requests to Cloudflare's Stream API, and keeps each answer as it came.
+"""Sends single requests to Cloudflare's Stream API, and returns each answer unchanged.
 
-They do not go through the request limit that the stack keeps: a smoke test sends few.
+They do not count in the stack's request limit: a smoke test sends few.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ HEADERS: Final = ("content-type", "ratelimit", "ratelimit-policy", "retry-after"
 
 
 class NoAnswer(Failed):
-    """No HTTP answer came: what was asked may have been done all the same."""
+    """No HTTP answer came: Cloudflare may have carried out the request all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it came.
+    """An answer, unchanged.
 
     Attributes:
         status: the HTTP status.
@@ -101,7 +101,7 @@ class Cloudflare:
     def head_of(self, url: str) -> tuple[int, bytes]:
         """Return the status and the first bytes of a download.
 
-        A stand-in for Cloudflare stands in for the host of the downloads as well.
+        If ``CloudflareApiBaseUrl`` is a stand-in, it also serves the downloads.
         """
         headers = {"Range": f"bytes=0-{HEAD_BYTES - 1}"}
         base, parts = urlsplit(self._base_url), urlsplit(url)

@@ -1,4 +1,4 @@
-"""The end of a smoke test that did not prove what it should."""
+"""The error of a smoke test that failed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writes down what Cloudflare answers, without anything that belongs to the user.
+"""Writes a report of Cloudflare's answers, without anything that belongs to the user.
 
-Of a body only its shape is kept: of its texts those that Cloudflare words itself, and of these
-nothing that looks like an identifier, a token, an address or a host.
+Only the shape of a body is kept, and the texts that are Cloudflare's own. Of these, everything that
+looks like an identifier, a token, an address or a host is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Note:
     """One question to Cloudflare, and the answer.
 
     Attributes:
-        question: what was tried, in words.
+        question: the description of what was tried.
         request: the request, without identifiers.
         answer: the answer; the reason, if there was none.
     """
@@ -66,7 +66,7 @@ class Report:
             secrets: texts that must not be in it, such as the token and the account's id.
 
         Raises:
-            ValueError: one of them is in it all the same.
+            ValueError: one of ``secrets`` is in the report.
         """
         lines = [
             "# How Cloudflare Stream answers",
@@ -122,7 +122,7 @@ def shape(value: Any, secrets: Collection[str], key: str = "") -> Any:
 
 
 def placeholder(text: str) -> str:
-    """Return what kind of text one is."""
+    """Return a placeholder that names the kind of a text."""
     if "://" in text:
         return "(url)"
     return "(time)" if TIME.fullmatch(text) else "(text)"

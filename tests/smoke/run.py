@@ -27,7 +27,7 @@ READY_WITHIN: Final = 300.0
 URL_WORKS_WITHIN: Final = 60.0
 DELETED_WITHIN: Final = 180.0
 ENCODED_WITHIN: Final = 240.0
-# The stack's table may be read often, Cloudflare not.
+# The stack's table is read more often than Cloudflare.
 READ_EVERY: Final = 1.0
 ASK_EVERY: Final = 10.0
 TELL_EVERY: Final = 10.0
@@ -40,10 +40,10 @@ class Clip:
     """A clip that this run has uploaded, or was about to.
 
     Attributes:
-        name: no other video has it: by it the clip is found if its uid never arrived.
-        uid: what Cloudflare calls it, once that is known.
-        upload_url: where Cloudflare expects the file.
-        may_have_rows: whether the stack may have heard of it.
+        name: a unique name, by which the clip is found if its uid never arrived.
+        uid: Cloudflare's uid, once it is known.
+        upload_url: the address for the file.
+        may_have_rows: True if the stack may know it.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Smoke:
                 self.say(f"  {finding['check']}: {finding['detail']} {finding['fix']}")
 
     def prove(self) -> None:
-        """Follow a clip from its upload to its URL, and away again."""
+        """Follow a clip from its upload to its URL, and to the deletion of its download."""
         clip = self.reserve("default")
         with self.step("Uploading a clip of two seconds"):
             self.upload(clip)
@@ -154,7 +154,7 @@ class Smoke:
             raise Failed(f"Cloudflare does not take the clip: {worded(answer)}")
 
     def wait_for_row(self, clip: Clip) -> None:
-        """Wait until the stack knows the clip; reconcile if no webhook tells it."""
+        """Wait until the stack knows the clip; reconcile if no webhook comes."""
         try:
             self.wait("the row", lambda: self.row(clip), ROW_WITHIN, READ_EVERY)
         except Failed:
@@ -182,7 +182,7 @@ class Smoke:
         return None
 
     def state(self, clip: Clip) -> str:
-        """Return where Cloudflare's encoding of a clip stands."""
+        """Return the state of Cloudflare's encoding of a clip."""
         answer = self.cloudflare.call("GET", f"/{clip.uid}")
         match answer.result:
             case {"status": {"state": str(state)}}:
@@ -239,7 +239,7 @@ class Smoke:
     # --- the end ------------------------------------------------------------------------------
 
     def clean_up(self) -> list[str]:
-        """Remove all clips, whatever has happened; return what is left over, in sentences."""
+        """Remove all clips; return a sentence for each thing that is left over."""
         left = []
         for clip in self.clips:
             problem = self.attempt(lambda clip=clip: self.remove_video(clip))  # type: ignore[misc]
@@ -270,7 +270,7 @@ class Smoke:
         if clip.uid:
             self.delete_video(clip)
             return
-        # What Cloudflare was asked a moment ago it may list a moment later.
+        # Cloudflare may list the clip of a recent request a moment later.
         for _ in range(CLEAN_UP_TRIES):
             for uid in self.cloudflare.named(clip.name):
                 clip.uid = uid
@@ -305,10 +305,10 @@ class Smoke:
     def wait(
         self, what: str, look: Callable[[], Found | None], within: float, every: float
     ) -> Found:
-        """Look until there is something to see, and say from time to time that this goes on.
+        """Poll until there is a result, and print sometimes that this goes on.
 
         Raises:
-            Failed: there was nothing within that time, or within the time of the whole run.
+            Failed: there was no result within that time, or within the time of the whole run.
         """
         began = told = self.monotonic()
         ends_at = min(began + within, self.ends_at)
@@ -324,7 +324,7 @@ class Smoke:
 
 
 def at_its_end(row: Mapping[str, Any] | None, status: str) -> Mapping[str, Any] | None:
-    """Return a row with that status, None if it may still get there.
+    """Return a row with that status, None if it may still reach it.
 
     Raises:
         Failed: it has ended in ``error``.
@@ -335,7 +335,7 @@ def at_its_end(row: Mapping[str, Any] | None, status: str) -> Mapping[str, Any] 
 
 
 def worded(answer: Answer) -> str:
-    """Return what Cloudflare says of a request that it refuses."""
+    """Return Cloudflare's words about a request that it refuses."""
     errors = answer.body.get("errors") if isinstance(answer.body, dict) else None
     said = "; ".join(
         f"{error.get('code')} {error.get('message')}"

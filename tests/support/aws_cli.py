@@ -1,7 +1,7 @@
-"""Stands in for version 2 of the AWS CLI: `python -m tests.support.aws_cli SERVICE OPERATION ...`.
+"""Replaces version 2 of the AWS CLI: `python -m tests.support.aws_cli SERVICE OPERATION ...`.
 
-It knows every operation and option of botocore's models, so that a document's command with an
-option that does not exist fails, and nothing of the CLI's own, such as ``aws s3 cp``.
+It has the operations and options of botocore's models, so that a command of a document fails if it
+has an unknown option. It lacks the CLI's own commands, such as ``aws s3 cp``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from botocore.session import Session
 if TYPE_CHECKING:
     from botocore.model import Shape
 
-# What an option of the CLI itself has as its default.
+# The CLI's own options, with their defaults.
 GLOBAL: Final = {
     "query": "",
     "output": "json",
@@ -44,7 +44,7 @@ class Command:
         operation: as a method of a boto3 client.
         parameters: the arguments of that method.
         settings: the options of `GLOBAL`.
-        outfile: where to write a streamed answer, if the command says where.
+        outfile: the file for a streamed answer, if the command names one.
     """
 
     service: str
@@ -79,7 +79,7 @@ def parsed(arguments: Sequence[str]) -> Command:
     """Read a command.
 
     Args:
-        arguments: what stands after ``aws``.
+        arguments: those after ``aws``.
 
     Raises:
         BadCommand: the CLI has no such operation or option, or lacks one.
@@ -123,7 +123,7 @@ def operation(service: str, action: str) -> tuple[Mapping[str, tuple[str, Shape]
 
 
 def value(shape: Shape, said: Sequence[str]) -> Any:
-    """Return what an option says, as boto3 takes it."""
+    """Return the value of an option, as boto3 accepts it."""
     kind, is_json = shape.type_name, said[:1] and said[0][:1] in ("[", "{")
     if kind == "boolean":
         return True

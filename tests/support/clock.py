@@ -8,9 +8,9 @@ START = 1_800_000_000.0
 
 
 class VirtualClock:
-    """A clock that moves when a test sets ``now`` or the code sleeps by it.
+    """A clock that moves when a test sets ``now`` or the code calls ``sleep``.
 
-    Events in between happen at their own time: ``next_event`` returns the time of the next one,
+    Events during a sleep happen at their own time: ``next_event`` returns the time of the next one,
     or None; ``happen`` runs it. While ``stands_still``, sleeping takes no time.
     """
 

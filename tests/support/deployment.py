@@ -34,7 +34,7 @@ SETTINGS = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 REQUIREMENTS = REPOSITORY / "layers/stream_downloads/requirements.txt"
-# Made by `make`: the layer's packages, and the requirements that they are for.
+# Made by `make`: the layer's packages, and the requirements that they satisfy.
 WHEELS = REPOSITORY / ".venv/wheels"
 # What the emulator cannot deploy.
 NOT_EMULATED: dict[str, str] = {"SavedQueries": "false"}
@@ -45,7 +45,7 @@ class Stack:
     """Reaches a deployed stack.
 
     Attributes:
-        endpoint: the address of the AWS that it lives on.
+        endpoint: the address of the AWS on which it is deployed.
         outputs: the template's outputs, by name.
     """
 
@@ -69,7 +69,7 @@ class Stack:
     def log(self, function: str) -> list[dict[str, Any]]:
         """Return the log of a function, by its name in the template, such as ``PollDownloads``.
 
-        Only what it logs, not its metrics nor the lines of Lambda itself, the oldest first.
+        Metrics and the lines of Lambda itself are left out; the oldest line is first.
         """
         pages = (
             self.client("logs")
@@ -81,7 +81,7 @@ class Stack:
         return [line for line in lines if "message" in line]
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client for that service, where the stack lives."""
+        """Return a boto3 client for that service, at the stack's endpoint."""
         return client(service, self.endpoint)
 
     def invoke(self, output: str, payload: Mapping[str, Any]) -> Any:
@@ -92,12 +92,12 @@ class Stack:
             payload: its event.
 
         Raises:
-            AssertionError: the function failed; with its error.
+            AssertionError: the function failed; the text has its error.
         """
         return self.invoke_as(output, payload)[0]
 
     def invoke_as(self, output: str, payload: Mapping[str, Any]) -> tuple[Any, str]:
-        """Do as :meth:`invoke`; return the request's id, too, which is in the function's log."""
+        """Do as :meth:`invoke`; return also the request's id, which is in the function's log."""
         answer = self.client("lambda").invoke(
             FunctionName=self.outputs[output], Payload=json.dumps(payload).encode()
         )
@@ -185,7 +185,7 @@ def deployed_at(endpoint: str) -> Stack:
 def environment(endpoint: str | None = None) -> dict[str, str]:
     """Return this process's environment for a program that calls AWS at ``endpoint``.
 
-    Nothing that this machine has for AWS stays, and no proxy is between.
+    It has none of this machine's settings for AWS, and no proxy.
     """
     mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     # Some programs read the one, some the other.
@@ -195,14 +195,14 @@ def environment(endpoint: str | None = None) -> dict[str, str]:
 
 
 def _sam(*arguments: str, directory: Path, endpoint: str | None = None) -> None:
-    """Run ``sam``; what it keeps for itself goes to ``directory``.
+    """Run ``sam``, which keeps its own files in ``directory``.
 
     Raises:
-        RuntimeError: it failed; with what it wrote.
+        RuntimeError: it failed; the text has its output.
     """
     tools, own = Path(sys.executable).parent, directory / "sam"
     own.mkdir(exist_ok=True)
-    # Else it asks PyPI for a later version, and waits for the answer.
+    # Without this file `sam` asks PyPI for a later version, and waits for the answer.
     checked = json.dumps({"lastVersionCheck": time.time()})
     (own / "metadata.json").write_text(checked, encoding="utf-8")
     variables = environment(endpoint) | {

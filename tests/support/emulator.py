@@ -1,4 +1,4 @@
-"""Start a local AWS to deploy on, and end it without a trace."""
+"""Start a local AWS to deploy on, and remove all of it at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
-# An environment of its own: functions run under this interpreter and see its packages.
+# It has its own environment, because functions run under its interpreter and see its packages.
 PROGRAM = REPOSITORY / ".venv-emulator/bin/ministack"
 START_SECONDS = 30.0
 LOG_LINES = 40
@@ -32,9 +32,9 @@ class Emulator:
 
     Attributes:
         url: its address, for ``endpoint_url``.
-        directory: for whatever belongs to it; removed with it.
-        log: its output, opened to be read: it can be read after the directory is gone.
-        process: ends with it, and with its code.
+        directory: for its files; removed when it ends.
+        log: its output, opened for reading, also after the directory is removed.
+        process: ends when the emulator ends, with the same exit code.
     """
 
     url: str
@@ -43,10 +43,10 @@ class Emulator:
     process: subprocess.Popen[bytes]
 
     def check(self) -> None:
-        """Do nothing while it runs.
+        """Check that it still runs.
 
         Raises:
-            RuntimeError: it has ended; its directory is gone, too.
+            RuntimeError: it has ended, and its directory is removed.
         """
         if self.process.poll() is not None:
             raise RuntimeError("The local AWS is gone.")
@@ -78,7 +78,7 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
     directory = Path(tempfile.mkdtemp(prefix="stream-downloads-"))
     log = directory / "emulator.log"
     port = _free_port()
-    # Nothing of this machine's own: no credentials, no proxies, no Python settings.
+    # None of this machine's credentials, proxies and Python settings.
     environment = {
         "AUTH": str(enforce_iam).lower(),
         "BIND_HOST": "127.0.0.1",
@@ -100,7 +100,7 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
             _await_start(running)
             yield running
     finally:
-        # The guard removes it, but if the emulator ends too early, others may make it again.
+        # The guard removes it. If the emulator ends too early, another process may create it again.
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from stream_downloads.adapters.event_bus import EventBus
 
 
 class Events:
-    """An event bus that takes what it is not told to refuse.
+    """An event bus that takes every entry that it is not told to refuse.
 
     Attributes:
         taken: the entries that it took, in order.

@@ -13,7 +13,7 @@ from stream_downloads.domain.signature import sign
 
 EVENTS = Path(__file__).parents[2] / "events"
 
-# With these the signatures in events/receive_webhook*.json were made, by openssl:
+# The secret and the time of the signatures in events/receive_webhook*.json, made with openssl:
 # jq -j '"1230811200." + .body' events/receive_webhook.json \
 #   | openssl dgst -sha256 -hmac example-signing-secret
 EXAMPLE_SECRET = b"example-signing-secret"
@@ -33,7 +33,7 @@ class LambdaContext:
     remaining_ms: int = 60_000
 
     def get_remaining_time_in_millis(self) -> int:
-        """Do as on Lambda, but it stands still."""
+        """Return the remaining time, always the same."""
         return self.remaining_ms
 
 

@@ -1,9 +1,9 @@
 """Run a command that ends, with all that it started, as soon as its owner ends.
 
-The guard is a process between the owner and the command. It holds one end of a pipe; when the other
-end closes, on purpose or because its owner died, however it died, the guard kills the command's
-whole process group, and removes its directory if it has one. Nothing is asked to end first: all
-that a command leaves behind is in that directory, and the emulator takes up to ten seconds to end.
+The guard is a process between the owner and the command. It holds one end of a pipe; the other end
+closes when the owner closes it or dies. Then the guard kills the command's whole process group, and
+removes its directory if it has one. The command is not asked to end first: all its files are in
+that directory, and the emulator would take up to ten seconds.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ def guarded(
 
 
 def main() -> int:
-    """Be the guard: ``python guard.py DIRECTORY-OR-NOTHING COMMAND …``."""
+    """Run as the guard: ``python guard.py DIRECTORY-OR-NOTHING COMMAND …``."""
     directory, *command = sys.argv[1:]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_kill_after_owner, args=[process], daemon=True).start()
     code = process.wait()
-    _kill(process)  # what it started may have stayed behind
+    _kill(process)  # processes that it started may still run
     if directory:
         _remove(Path(directory))
     return code
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory; what is in it at the same time, because there are thousands of files."""
+    """Remove a directory, its subdirectories in parallel: there are thousands of files."""
     remove = partial(shutil.rmtree, ignore_errors=True)
     with ThreadPoolExecutor() as pool:
         list(pool.map(remove, [*directory.glob("*/")]))

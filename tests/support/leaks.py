@@ -11,7 +11,7 @@ from tests.simulator import Settings
 from tests.simulator.webhooks import Outbox, Subscription
 from tests.support.events import EXAMPLE_SECRET
 
-# What the tests configure as secrets; and every signing secret that a simulated Cloudflare makes.
+# The secrets that tests configure, and every signing secret that a simulated Cloudflare makes.
 KNOWN = {Settings.api_token, Settings.api_key, EXAMPLE_SECRET.decode()}
 # What looks like one, whatever its value: a signature, a token in a header, a signed token.
 LOOKS_SECRET = re.compile(
@@ -40,7 +40,7 @@ def leak_in(text: str) -> str | None:
 
 
 def redacted(text: str) -> str:
-    """Do as the service's logger writes it."""
+    """Return a text as the service's logger writes it."""
     from stream_downloads.adapters.observability import redact  # noqa: PLC0415 - reads the environment
 
     return redact(text)

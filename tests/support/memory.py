@@ -73,7 +73,7 @@ class MemoryDownloads:
         return {key for key in keys if key in self.rows and not self.rows[key].reopens}
 
     def _write(self, row: Download) -> Download:
-        stored = from_item(to_item(row))  # what an item cannot hold is lost here too
+        stored = from_item(to_item(row))  # loses the same as the table
         before = self.rows.get(row.key)
         if before is not None and before.queue is not None:
             entries = self._due[before.queue]

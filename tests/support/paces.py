@@ -12,7 +12,7 @@ IGNORANT = Pace.of({})
 
 
 def pace_of(median: float, sigma: float = 0.5, polled_at: float = 1.0, seed: int = 0) -> Pace:
-    """Return the pace learned from first polls, at about that part of the median."""
+    """Return the pace learned from first polls, sent at about ``polled_at`` times the median."""
     chance = Random(seed)  # noqa: S311
     found = []
     for _ in range(96):

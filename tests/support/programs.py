@@ -22,7 +22,7 @@ def program(
         environment: the program's whole environment.
 
     Yields:
-        The process; its errors are in its output, and it can ask nothing.
+        The process; its errors are in its output, and it has no input.
     """
     with subprocess.Popen(
         [sys.executable, "-B", "-m", f"tests.{name}", *arguments],

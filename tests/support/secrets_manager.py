@@ -13,17 +13,23 @@ class SecretsManager:
 
     Attributes:
         versions: for each secret its versions by label.
+        ids: for each secret the ids of its versions, the current one last.
         reads: the labels that were read, in order.
         failures: the error that reading a label raises; writing fails with that of ``AWSCURRENT``.
     """
 
     def __init__(self) -> None:
         self.versions: dict[str, dict[str, str | bytes]] = {}
+        self.ids: dict[str, list[str]] = {}
         self.reads: list[str] = []
         self.failures: dict[str, Exception] = {}
 
-    def store(self, arn: str, value: str | bytes | dict[str, Any]) -> None:
+    def store(
+        self, arn: str, value: str | bytes | dict[str, Any], version_id: str | None = None
+    ) -> None:
         """Make a value current (an object as JSON), and what was current previous."""
+        ids = self.ids.setdefault(arn, [])
+        ids.append(version_id or f"version-{len(ids)}")
         versions = self.versions.setdefault(arn, {})
         if "AWSCURRENT" in versions:
             versions["AWSPREVIOUS"] = versions["AWSCURRENT"]
@@ -43,13 +49,16 @@ class SecretsManager:
         if label not in versions:
             raise refusal("ResourceNotFoundException")
         value = versions[label]
-        return {"SecretString" if isinstance(value, str) else "SecretBinary": value}
+        kind = "SecretString" if isinstance(value, str) else "SecretBinary"
+        return {kind: value, "VersionId": self.ids[request["SecretId"]][-1]}
 
     def put_secret_value(self, **request: str) -> None:
         """Store a new version, as boto3's client does."""
         if "AWSCURRENT" in self.failures:
             raise self.failures["AWSCURRENT"]
-        self.store(request["SecretId"], request["SecretString"])
+        arn, version_id = request["SecretId"], request["ClientRequestToken"]
+        if version_id not in self.ids.get(arn, []):
+            self.store(arn, request["SecretString"], version_id)
 
 
 def refusal(code: str) -> ClientError:

@@ -9,7 +9,7 @@ import yaml
 
 from tests.support.emulator import REPOSITORY
 
-# What the references of the template stand for in tests. Parameters that are not here have their
+# The values of the template's references in tests. Parameters that are not here have their
 # defaults, resources their logical names.
 REFERENCES = {
     "CloudflareAccountId": "023e105f4ecef8ad9ca31a8372d0c353",

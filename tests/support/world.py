@@ -27,11 +27,11 @@ os.environ |= environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
 
 
 from stream_downloads.services.receive import receive
-from stream_downloads.services.register import OWNER, REGISTRATION
+from stream_downloads.services.signing_secret import OWNER, REGISTRATION
 
 BY_HAND = PollCommand()
 SCHEDULED = PollCommand(scheduled=True)
-# An asynchronous invocation, and now and then a cold start.
+# The seconds of an asynchronous invocation, some with a cold start.
 STARTS_AFTER = 1.0
 WEBHOOK_URL = "https://receive.lambda-url.us-east-1.on.aws/"
 
@@ -97,14 +97,14 @@ class World:
         price: of a poll at a load, `stream_downloads.domain.polling.price` unless given.
         latency: virtual seconds that a batch of requests to Cloudflare takes, made in parallel by
             the poller; those of a webhook take none.
-        arriving: whether webhooks arrive at their time while the clock moves; if not,
-            ``deliver_webhooks`` brings them.
+        arriving: True if webhooks arrive at their time while the clock moves; else the test calls
+            ``deliver_webhooks``.
         wakes: the window of the runs that webhooks start while no other is at work; 0: they start
             none.
-        seed: of everything that is left to chance.
+        seed: of all random numbers.
     """
 
-    # What stands in for the two tables.
+    # The types of the two tables in memory.
     downloads_type: type[MemoryDownloads] = MemoryDownloads
     control_type: type[MemoryControl] = MemoryControl
 
@@ -129,9 +129,9 @@ class World:
         self.latency = latency
         self.price = price
         self.credentials: Any = FixedCredentials(self.simulator.settings.api_token, self.clock)
-        # The shared limit as one more function would have it.
+        # Another function's view of the shared limit.
         self.budget = Budget(self.control, limit, self.clock)
-        # Each function has its own process: of the two, only the tables are shared.
+        # Each function has its own process: they share only the tables.
         self.service = self.make_service(limit, download_types, retention, seed)
         self.webhook_service = self.make_service(limit, download_types, retention, seed + 1)
         self.secrets = FixedSecrets(self.simulator)

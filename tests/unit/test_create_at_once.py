@@ -14,7 +14,7 @@ from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.domain.download import Download, Lane, Status, Step, Work
 from stream_downloads.domain.request_budget import Asker
-from stream_downloads.services.receive import ALL_CREATES_SECONDS, CREATE_SECONDS
+from stream_downloads.services.receive import ASK_SECONDS, CREATE_SECONDS
 from stream_downloads.services.steps import Outcome, Steps
 from tests.simulator import Fault
 from tests.support.memory import MemoryDownloads
@@ -106,7 +106,7 @@ def test_the_answer_comes_in_seconds_however_slow_cloudflare_is(fault: Fault) ->
     world.simulator.faults.script(fault, times=10)
     world.simulator.upload()
     assert world.deliver_webhooks() == [200]
-    assert world.clock() - NOW <= ALL_CREATES_SECONDS + 1
+    assert world.clock() - NOW <= ASK_SECONDS + 1
     assert {step for _, step in rows(world)} <= {Step.LIST, Step.CREATE}
 
 
@@ -117,7 +117,7 @@ def test_no_create_begins_once_the_time_for_all_of_them_is_over(
     send_create = Steps.send_create
 
     def slowly(steps: Steps, *arguments: Any) -> Outcome:
-        world.clock.sleep(ALL_CREATES_SECONDS)
+        world.clock.sleep(ASK_SECONDS)
         return send_create(steps, *arguments)
 
     monkeypatch.setattr(Steps, "send_create", slowly)
@@ -125,7 +125,7 @@ def test_no_create_begins_once_the_time_for_all_of_them_is_over(
     assert world.deliver_webhooks() == [200]
     assert world.simulator.calls == []
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
-    assert CREATE_SECONDS < ALL_CREATES_SECONDS
+    assert CREATE_SECONDS < ASK_SECONDS
 
 
 @pytest.mark.parametrize("error", [RuntimeError("unforeseen"), RecursionError(), MemoryError()])

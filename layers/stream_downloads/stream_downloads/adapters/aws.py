@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# botocore's own limits are a minute to connect and a minute to read, four attempts over. All
-# these services answer within milliseconds; a function has seconds.
+# By default botocore waits a minute to connect and a minute to read, and retries four times or
+# more. These services answer within milliseconds, and a function has seconds.
 _LIMITS = Config(
     connect_timeout=1,
     read_timeout=2,
@@ -23,8 +23,8 @@ _LIMITS = Config(
     # fewer (10 by default), threads throw TLS connections away and make new ones.
     max_pool_connections=24,
 )
-# Cloudflare waits for the answer to a webhook, which waits for the bus and for Lambda. A run of the
-# poller that is not started is made up for within a minute.
+# The answer to a webhook waits for EventBridge and Lambda, so they get fewer attempts. If a run of
+# the poller cannot be started, the schedule starts one within a minute.
 _ATTEMPTS = {"events": 2, "lambda": 1}
 
 
@@ -37,10 +37,10 @@ def client(service: Literal["lambda"]) -> LambdaClient: ...
 def client(service: Any) -> Any:
     """Return the process's client: a second to connect, two to read, at most three attempts.
 
-    The event bus gets two attempts, which take seven seconds at most; Lambda gets one.
+    EventBridge gets two attempts, which take seven seconds at most; Lambda gets one.
 
-    The low-level client and not the resource, which takes longer to start; and one for all who
-    need the service, because each takes as long again. Clients are safe in threads.
+    All callers share one low-level client: a resource takes longer to start, and so does every
+    further client. Clients are thread-safe.
     """
     return _client(service, None)
 

@@ -21,7 +21,7 @@ from stream_downloads.domain.download import (
     iso_time,
 )
 
-# Longer text is cut: an item has its limit, and a title does not need it.
+# Longer text is cut: the size of an item is limited.
 _TEXT_AT_MOST: Final = 1024
 _REASON_AT_MOST: Final = 300
 _ZERO: Final = {"N": "0"}
@@ -40,8 +40,8 @@ def text(value: str, at_most: int = _TEXT_AT_MOST) -> dict[str, Any]:
 
 def number(value: float) -> dict[str, Any]:
     """Return a number as DynamoDB stores it, with three decimals at most."""
-    # DynamoDB gives numbers back without trailing zeros and without a negative zero: write them
-    # so, to compare equal.
+    # DynamoDB returns numbers without trailing zeros and without a negative zero. Written like
+    # that, an item equals the one that is read.
     digits = f"{value:.3f}".rstrip("0").rstrip(".")
     return {"N": "0" if digits == "-0" else digits}
 
@@ -74,7 +74,7 @@ _PUBLIC: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
 
 
 def to_item(row: Download) -> dict[str, Any]:
-    """Return the row as a DynamoDB item, without what it does not have.
+    """Return the row as a DynamoDB item, without attributes for what is None.
 
     What indexes, conditions and projections use is a top-level attribute; the rest of the service's
     own data is in two maps, ``_work`` and ``_creation``.
@@ -123,7 +123,7 @@ def from_item(item: Mapping[str, Any]) -> Download:
 
 
 def consumers_view(row: Download) -> dict[str, Any]:
-    """Return the row as the table's consumers see it: without what is the service's own."""
+    """Return the public fields of a row, as the table's consumers see them."""
     return {
         name: iso_time(value) if store is _time else value
         for name, store in _PUBLIC.items()
@@ -141,7 +141,7 @@ def _read(store: Callable[[Any], dict[str, Any]], stored: Mapping[str, Any]) -> 
 
 
 def _work_to_map(work: Work) -> dict[str, Any]:
-    """Return the work without the due time that the index has."""
+    """Return the work as a map, without the due time that is stored for the index."""
     fields: dict[str, Any] = {"step": {"S": work.step}}
     if work.indexed_at is not None:
         fields["due_at"] = number(work.due_at)

@@ -41,10 +41,10 @@ class Downloads(Protocol):
     """The table of downloads, as the service needs it."""
 
     def add(self, row: Download) -> Download | None:
-        """Write a row that is not there yet; the row that is there already, if one is."""
+        """Write a new row; return the existing row instead, if there is one."""
 
     def save(self, row: Download) -> Download:
-        """Write a row over the version that it was read with, and give it as written."""
+        """Write a row over the version that it was read with; return it as written."""
 
     def get(self, video_uid: str, download_type: DownloadType) -> Download | None:
         """Return one row, read consistently."""
@@ -53,13 +53,13 @@ class Downloads(Protocol):
         """Return all rows of a video, read consistently."""
 
     def read(self, keys: Sequence[Key]) -> list[Download]:
-        """Return those of at most 100 rows that are there, read consistently."""
+        """Return the rows of at most 100 keys that exist, read consistently."""
 
     def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
         """Yield the entries of a queue that are due by then, the oldest first."""
 
     def with_status(self, status: Status) -> Iterator[Key]:
-        """Yield the keys of all rows with that status, the longest in it first."""
+        """Yield the keys of all rows with that status, the oldest ``updated_at`` first."""
 
     def count(self, status: Status) -> Iterator[int]:
         """Yield how many rows have that status, in parts that add up."""
@@ -77,21 +77,23 @@ class DownloadsTable:
         self._table_name = table_name
 
     def add(self, row: Download) -> Download | None:
-        """Write a row that is not there yet.
+        """Write a new row.
 
         Returns:
-            None if it was written, or the row that is there already, which stays as it is.
+            None if it was written, else the existing row, which stays as it is.
 
         Raises:
-            LostRace: a row stood in the way, and is gone again.
+            LostRace: a row existed, and was deleted meanwhile.
         """
         item = to_item(replace(row, version=1))
-        there = self._put(item, "attribute_not_exists(#video_uid)", {"#video_uid": "video_uid"}, {})
-        if there is None:
+        existing = self._put(
+            item, "attribute_not_exists(#video_uid)", {"#video_uid": "video_uid"}, {}
+        )
+        if existing is None:
             return None
-        if there:
-            return from_item(there)
-        found = self.get(*row.key)  # the answer did not bring the row along
+        if existing:
+            return from_item(existing)
+        found = self.get(*row.key)  # the answer did not contain the row
         if found is None:
             raise LostRace(f"{row.video_uid}/{row.download_type} was there, and is gone again")
         return found
@@ -103,13 +105,13 @@ class DownloadsTable:
             LostRace: another invocation wrote it first.
         """
         saved = replace(row, version=row.version + 1)
-        there = self._put(
+        existing = self._put(
             to_item(saved),
             "#version = :version",
             {"#version": "_version"},
             {":version": {"N": str(row.version)}},
         )
-        if there is not None:
+        if existing is not None:
             raise LostRace(f"{row.video_uid}/{row.download_type} changed since it was read")
         return saved
 
@@ -134,9 +136,9 @@ class DownloadsTable:
         return list(_readable(answer["Items"]))
 
     def read(self, keys: Sequence[Key]) -> list[Download]:
-        """Return those of at most 100 rows that are there, read consistently.
+        """Return the rows of at most 100 keys that exist, read consistently.
 
-        What DynamoDB does not get around to in two calls, and what cannot be read, is left out.
+        Rows that DynamoDB leaves unprocessed twice, or that cannot be read, are left out.
         """
         found: list[dict[str, Any]] = []
         wanted = _items(keys)
@@ -154,7 +156,7 @@ class DownloadsTable:
     def due(self, queue: str, until: float, page: int) -> Iterator[Due]:
         """Yield the entries of a queue that are due by then, the oldest first.
 
-        The index holds keys alone, and follows the table within a moment.
+        The index holds keys only, and is eventually consistent.
 
         Args:
             queue: the partition of the index.
@@ -175,7 +177,7 @@ class DownloadsTable:
                     yield Due(key, float(item["_due_at"]["N"]))
 
     def with_status(self, status: Status) -> Iterator[Key]:
-        """Yield the keys of all rows with that status, the longest in it first."""
+        """Yield the keys of all rows with that status, the oldest ``updated_at`` first."""
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table_name,
             IndexName=STATUS_INDEX,
@@ -212,8 +214,8 @@ class DownloadsTable:
     def settled(self, keys: Sequence[Key]) -> set[Key]:
         """Return those of at most 100 keys whose row a ready video would not change.
 
-        What DynamoDB does not get around to counts as not settled: it is then found out, at the
-        price of a write, by the condition of ``add``.
+        Keys that DynamoDB leaves unprocessed count as not settled: then the condition of ``add``
+        finds the row, at the price of a write.
         """
         answer = self._client.batch_get_item(
             RequestItems={
@@ -241,8 +243,8 @@ class DownloadsTable:
         names: dict[str, str],
         values: dict[str, Any],
     ) -> Mapping[str, Any] | None:
-        """Put the item on condition; return the item that stood in the way, if one did."""
-        # A mark of its own: another's write of the same row in the same instant is not ours.
+        """Put the item and return None, or return the existing item if the condition fails."""
+        # A unique mark tells this write from another invocation's write of the same values.
         item["_write"] = {"S": os.urandom(8).hex()}
         more: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
         try:
@@ -255,9 +257,9 @@ class DownloadsTable:
                 **more,
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
-            there = cast("Mapping[str, Any]", error.response.get("Item", {}))
-            # The SDK repeats a write whose answer was lost, and meets its own success.
-            return None if there == item else there
+            existing = cast("Mapping[str, Any]", error.response.get("Item", {}))
+            # The SDK retries a write whose answer was lost: then the existing item is this one.
+            return None if existing == item else existing
         return None
 
 
@@ -266,7 +268,7 @@ def _items(keys: Sequence[Key]) -> list[dict[str, Any]]:
 
 
 def _key(item: Mapping[str, Any]) -> Key | None:
-    """Return the key of an item, or None if its type is none that this service writes."""
+    """Return the key of an item, or None if its download type is unknown."""
     kind = item["download_type"]["S"]
     return (item["video_uid"]["S"], DownloadType(kind)) if kind in tuple(DownloadType) else None
 

@@ -1,4 +1,4 @@
-"""The event bus, for those who want to hear of videos and downloads."""
+"""Puts events about videos and downloads on an EventBridge bus."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
 SOURCE: Final = "stream-downloads"
-# As many as EventBridge takes at once
+# The most entries of one call
 # (https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html).
 ENTRIES_AT_ONCE: Final = 10
 # An entry has to be smaller than this
 # (https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html#eb-putevent-size).
 ENTRY_BYTES: Final = 256 * 1024
-# EventBridge takes an entry that it cannot read for good: to send it again does not help.
+# EventBridge's error code for a detail that is not valid JSON: a retry does not help.
 MALFORMED: Final = "MalformedDetail"
 
 

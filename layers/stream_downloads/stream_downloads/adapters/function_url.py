@@ -15,7 +15,7 @@ from stream_downloads.domain.signature import SIGNATURE_HEADER
 MAX_BODY_BYTES: Final = 1024 * 1024
 
 _MAX_BASE64_CHARACTERS: Final = 4 * math.ceil(MAX_BODY_BYTES / 3)
-# The same few words for every reason, which only the log tells.
+# The body tells the sender no reason: only the log does.
 _ANSWERS: Final = {
     200: "ok",
     400: "bad request",
@@ -42,7 +42,7 @@ class Delivery(NamedTuple):
 
 
 def unwrap(event: Mapping[str, Any]) -> Delivery:
-    """Take a webhook out of a Function URL event (payload format 2.0).
+    """Return the webhook in a Function URL event (payload format 2.0).
 
     Raises:
         BadTransport: not a POST (405), over 1 MiB (413), not decodable (400).
@@ -51,7 +51,7 @@ def unwrap(event: Mapping[str, Any]) -> Delivery:
     if method != "POST":
         raise BadTransport(405, "the method is not POST")
     body = _raw_body(event.get("body"), is_base64=event.get("isBase64Encoded") is True)
-    # Two headers are one with a comma (RFC 9110, 5.3), which then holds two times.
+    # Repeated headers are joined by a comma (RFC 9110, 5.3). With two times, they are malformed.
     signatures = [
         value
         for name, value in _mapping(event.get("headers")).items()

@@ -1,4 +1,4 @@
-"""Open HTTP connections that keep to their time limits, whatever the other side does."""
+"""Open HTTP connections that keep to their time limits, whatever the server does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READ_SECONDS: Final = 15.0
 
 
 def bounded_pool(maxsize: int = 32) -> urllib3.PoolManager:
-    """Return a pool whose connect limit covers all addresses and TLS, and read limit all reads.
+    """Return a pool whose connect limit covers all addresses and TLS, its read limit all reads.
 
     urllib3 applies the connect limit to each address of a host and again to TLS, so that a request
     could leave long after its permit. It applies the read limit to each piece that arrives, so that
@@ -62,12 +62,12 @@ class _BoundedResponse(http.client.HTTPResponse):
 
 class _HttpConnection(HTTPConnection):
     response_class = _BoundedResponse
-    # A function is frozen between two events. Meanwhile the other side may close a connection
-    # that still looks open here.
+    # A function is frozen between two events. Meanwhile the server may close a connection that
+    # still looks open here.
     IDLE_SECONDS = 60.0
 
     def connect(self) -> None:
-        """Connect; raise one kind of error for every failure: nothing has been sent."""
+        """Connect; raise an error that says for every failure that nothing was sent."""
         try:
             super().connect()
         except (ConnectTimeoutError, NewConnectionError):

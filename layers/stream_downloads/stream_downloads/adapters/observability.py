@@ -1,10 +1,10 @@
-"""Logger and metrics, and what is never logged.
+"""Provides the logger and the metrics.
 
 Log lines are JSON, those of libraries as well; a line about a video carries ``video_uid``. Never
-logged: events, headers, bodies, secrets, signatures, tokens. Should one of them slip into a text
-all the same (a library's message, say), the serializer takes it out.
+logged: events, headers, bodies, secrets, signatures, tokens. If a library's message contains a
+token or a signature, the serializer redacts it.
 
-Metrics are written in the Embedded Metric Format: a line of the log that CloudWatch counts.
+Metrics are log lines in CloudWatch's Embedded Metric Format.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Metric(StrEnum):
     """Every metric there is. The unit is a count unless the name says seconds or percent."""
 
     WEBHOOKS = "Webhooks"  # by outcome
-    STALE_SIGNATURES = "StaleSignatures"  # right, but too old or too new
+    STALE_SIGNATURES = "StaleSignatures"  # valid, but too old or too new
     CLOUDFLARE_REQUESTS = "CloudflareRequests"  # by call and outcome
     CREDENTIALS_REFUSED = "CredentialsRefused"
     GATE_CLOSED = "GateClosed"
@@ -63,7 +63,7 @@ _UNITS = {
 
 
 def redact(text: str) -> str:
-    """Take tokens and signatures out of a text."""
+    """Return a text without its tokens and signatures."""
     return _SECRET.sub(lambda found: (found[1] or "") + "(redacted)", text)
 
 
@@ -71,9 +71,9 @@ def _serialize(line: Any) -> str:
     return redact(json.dumps(line, default=str, separators=(",", ":")))
 
 
-# What libraries log, and Python's warnings, end in the root logger. The handler that Lambda's
-# runtime has given it writes plain text: one that writes JSON takes its place. Powertools writes
-# our own lines, and keeps them out of the root's handlers that are there by now.
+# The root logger gets the lines of libraries and Python's warnings. Its handler from Lambda's
+# runtime writes plain text, so one that writes JSON replaces it. Powertools writes our own lines,
+# and keeps them out of the root's handlers that exist when its `Logger` is made.
 logging.captureWarnings(capture=True)
 logging.basicConfig(stream=sys.stdout, force=True)
 logger = Logger(json_serializer=_serialize, utc=True)
@@ -88,9 +88,9 @@ _lock = threading.Lock()
 def record(metric: Metric, value: float = 1, **dimensions: str) -> None:
     """Record a metric, to be written by :func:`flush` at the end of the invocation.
 
-    Without dimensions each value is kept, so that CloudWatch can tell a median. With dimensions
+    Without dimensions each value is kept, so that CloudWatch can show a median. With dimensions
     (``call="list_downloads", outcome="ok"``) values are added up: a run makes hundreds of
-    requests, and every set of dimensions is a log line of its own. Safe in threads.
+    requests, and every set of dimensions is a log line of its own. Thread-safe.
     """
     with _lock:
         if dimensions:
@@ -108,14 +108,14 @@ def flush() -> None:
             metrics.flush_metrics()
     for (metric, dimensions), value in counts.items():
         with single_metric(metric.value, _unit(metric), value, namespace=NAMESPACE) as line:
-            for name, said in dimensions:
-                line.add_dimension(name=name, value=said)
+            for name, dimension in dimensions:
+                line.add_dimension(name=name, value=dimension)
 
 
 def observed(handler: Handler) -> Handler:
     """Decorate a Lambda handler: its request in every log line, its metrics at the end.
 
-    What it raises is logged as well: the lines that Lambda itself writes are no JSON.
+    An exception is logged here as well, because Lambda logs it as plain text.
     """
 
     @functools.wraps(handler)
@@ -132,11 +132,11 @@ def observed(handler: Handler) -> Handler:
 
 
 def described(error: BaseException) -> dict[str, Any]:
-    """Return what a log line may say of an error: ``logger.warning("…", extra=described(error))``.
+    """Return the log fields of an error: ``logger.warning("…", extra=described(error))``.
 
-    Of a refusal by Cloudflare also its kind, its HTTP status and Cloudflare's own codes.
+    For a refusal by Cloudflare they include its kind, its HTTP status and Cloudflare's codes.
     """
-    said = {
+    fields = {
         "error": type(error).__name__,
         "error_message": redact(str(error))[:1000],
         "refusal": getattr(error, "kind", None),
@@ -144,11 +144,11 @@ def described(error: BaseException) -> dict[str, Any]:
         "codes": [message.code for message in getattr(error, "errors", ())] or None,
         "reason": getattr(error, "reason", None),
     }
-    return {key: value for key, value in said.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 class LogLimit:
-    """Lets through one log line a minute of each kind, and counts those between."""
+    """Limits the log lines of each kind to one a minute, and counts those left out."""
 
     SECONDS: Final = 60.0
 
@@ -156,7 +156,7 @@ class LogLimit:
         self._kinds: dict[str, tuple[float, int]] = {}  # when the last was logged, how many since
 
     def admit(self, kind: str, now: float) -> int | None:
-        """Return how many lines of the kind were left out since the last; None leaves it out.
+        """Return None if a line must be left out, else how many were left out since the last.
 
         Args:
             kind: one of a small set: each is remembered for as long as the process lives.

@@ -1,12 +1,13 @@
-"""API token and signing secret: read from Secrets Manager, cached, rotated.
+"""Reads the API credentials and the signing secret from Secrets Manager, and caches them.
 
-Powertools keeps each value for five minutes. What is added here: a value that cannot be used is
-refused with a message that says what to do and never what it was; and when Secrets Manager
-itself fails, the last good value serves for a bounded time.
+Powertools caches each value for five minutes. This module adds two rules. A value that cannot be
+used is refused with a message that says what to do and never contains the value. While Secrets
+Manager fails, the last good value is used for up to an hour.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -24,32 +25,32 @@ STALE_SECONDS = 3600
 PAUSE_AFTER_FAILURE_SECONDS = 10
 PAUSE_AFTER_REFRESH_SECONDS = 60
 
-# What can go into a header and into an HMAC key as it is: a stray newline, copied along with a
-# token, would otherwise come to light in the exception of some HTTP library, value included.
+# The characters of a secret. With a newline that was copied along with a token, an HTTP library
+# would raise an exception that contains the token.
 _USABLE = re.compile("[!-~]+")
 
 _CREDENTIALS_SHAPE = '{"api_token": "…"} or {"api_email": "…", "api_key": "…"}'
 
-# What Secrets Manager answers when there is no version under the label.
+# Secrets Manager's error codes for a staging label without a version.
 _NO_SUCH_VERSION = ("ResourceNotFoundException", "InvalidRequestException")
 
 Value = TypeVar("Value")
 
 
 class SecretUnavailable(Exception):
-    """A secret cannot be read, or not be used. The message says why, and never holds the value."""
+    """A secret cannot be read or used. The message says why, and never contains the value."""
 
 
 class ApiCredentials:
     """The user's own credentials at Cloudflare.
 
-    The secret is ``{"api_token": "…"}`` or ``{"api_email": "…", "api_key": "…"}``; a token is
-    preferred to an e-mail and key beside it.
+    The secret is ``{"api_token": "…"}`` or ``{"api_email": "…", "api_key": "…"}``; with both, the
+    token is used.
 
     Args:
         client: a low-level Secrets Manager client.
         secret_arn: the secret's ARN.
-        monotonic: a clock in seconds, for the age of a copy that outlives an outage.
+        monotonic: a clock in seconds, for the age of the last good value.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class ApiCredentials:
         self._secret.reread()
 
     def refresh(self) -> bool:
-        """Read the secret again, now; return whether there is something new to try."""
+        """Read the secret again, now; return True if there are new credentials to try."""
         before = self._secret.last_good()
         try:
             return self._secret.get(force=True) != before
@@ -94,7 +95,7 @@ class SigningSecrets:
     """The secrets with which Cloudflare may have signed a webhook: current and previous.
 
     The secret is ``{"webhook_secret": "…"}``. Storing a new one makes the old one
-    ``AWSPREVIOUS``, so that webhooks already on their way stay good.
+    ``AWSPREVIOUS``, so that webhooks already on their way stay valid.
 
     Args:
         client: a low-level Secrets Manager client.
@@ -108,9 +109,10 @@ class SigningSecrets:
         secret_arn: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        # A provider each: Powertools' cache does not tell the versions of a secret apart.
+        # Two providers, because Powertools' cache does not tell the versions of a secret apart.
         current = SecretsProvider(boto3_client=client)
         previous = _PreviousVersion(boto3_client=client)
+        self._client, self._secret_arn = client, secret_arn
         self._current = _Secret(current, secret_arn, _signing_secret, monotonic)
         self._previous = _Secret(previous, secret_arn, _signing_secret_if_usable, monotonic)
         self._monotonic = monotonic
@@ -126,10 +128,10 @@ class SigningSecrets:
         return self._candidates(force=False)
 
     def refresh(self) -> tuple[bytes, ...] | None:
-        """Read both again, at most once a minute; None when it is too early for that.
+        """Read both again, at most once a minute; return None if that is too early.
 
-        A flood of wrong signatures so costs one refresh a minute, and a secret that has just
-        been rotated is found by the first signature made with it.
+        The refresh finds a secret that was just rotated. The limit is for a flood of wrong
+        signatures.
 
         Raises:
             SecretUnavailable: as :meth:`candidates`.
@@ -141,7 +143,19 @@ class SigningSecrets:
         ):
             return None
         self._refreshed_at = now
+        return self.reread()
+
+    def reread(self) -> tuple[bytes, ...]:
+        """Read both again, now.
+
+        Raises:
+            SecretUnavailable: as :meth:`candidates`.
+        """
         return self._candidates(force=True)
+
+    def store(self, secret: str) -> bool:
+        """Store ``secret`` unless it is the current one; return True if it was stored."""
+        return store_signing_secret(self._client, self._secret_arn, secret)
 
     def _candidates(self, *, force: bool) -> tuple[bytes, ...]:
         current = self._current.get(force=force)
@@ -153,64 +167,68 @@ def read_signing_secret(client: SecretsManagerClient, secret_arn: str) -> bytes:
     """Return the signing secret that is stored now.
 
     Raises:
-        SecretUnavailable: it cannot be read, or it is one that could never verify a signature.
+        SecretUnavailable: it cannot be read, or not be used to verify a signature.
     """
     provider = SecretsProvider(boto3_client=client)
     return _Secret(provider, secret_arn, _signing_secret, time.monotonic).get()
 
 
 def store_signing_secret(client: SecretsManagerClient, secret_arn: str, secret: str) -> bool:
-    """Make ``secret`` the current one, unless it is; return whether it had to be stored.
+    """Store ``secret`` unless it is the current one; return True if it was stored.
 
     Raises:
-        SecretUnavailable: ``secret`` is not one that could ever verify a signature.
+        SecretUnavailable: ``secret`` cannot be used to verify a signature.
         botocore.exceptions.ClientError: Secrets Manager refuses to read or to store.
     """
     wanted = _usable({"webhook_secret": secret}, "webhook_secret").encode()
+    stored, version = "", ""
     try:
-        stored = client.get_secret_value(SecretId=secret_arn).get("SecretString", "")
+        current = client.get_secret_value(SecretId=secret_arn)
+        stored, version = current.get("SecretString", ""), current["VersionId"]
     except ClientError as error:
         if error.response["Error"]["Code"] not in _NO_SUCH_VERSION:
             raise
-        stored = ""
     if _signing_secret_if_usable(stored) == wanted:
         return False
+    # Of two writers that replace the same version, the second changes nothing: two new versions
+    # would take the label AWSPREVIOUS from the old secret.
+    token = hashlib.sha256(f"{version} {secret}".encode()).hexdigest()
     value = json.dumps({"webhook_secret": secret})
-    client.put_secret_value(SecretId=secret_arn, SecretString=value)
+    client.put_secret_value(SecretId=secret_arn, SecretString=value, ClientRequestToken=token)
     return True
 
 
 class _PreviousVersion(SecretsProvider):
-    """The version before the current one; empty where there is none, as after the first."""
+    """Reads the previous version of a secret: an empty text if there is none."""
 
     def _get(self, name: str, **sdk_options: Any) -> str | bytes:
         try:
             return super()._get(name, VersionStage="AWSPREVIOUS", **sdk_options)
         except ClientError as error:
             if error.response["Error"]["Code"] in _NO_SUCH_VERSION:
-                return ""  # cached like any value, which None would not be
+                return ""  # unlike None, it is cached
             raise
 
 
 class _Secret(Generic[Value]):
-    """One version of one secret, read and understood.
+    """One version of one secret, read and parsed.
 
-    Fresh for five minutes (Powertools). When it cannot be read, the last good value serves for
-    an hour from when it was last fresh. A value that was read but makes no sense is used at
-    once, that is to say refused: an operator has put it there. After any failure the next attempt
-    waits ten seconds, so that a flood of requests does not become a flood of reads.
+    A value is fresh for five minutes (Powertools). If it cannot be read again, it is used for an
+    hour more. If the new value is invalid, the old one is not used: an operator has replaced it.
+    After any failure the next attempt waits ten seconds, so that a flood of requests does not
+    become a flood of reads.
     """
 
     def __init__(
         self,
         provider: SecretsProvider,
         secret_arn: str,
-        understand: Callable[[Any], Value],
+        parse: Callable[[Any], Value],
         monotonic: Callable[[], float],
     ) -> None:
         self._provider = provider
         self._secret_arn = secret_arn
-        self._understand = understand
+        self._parse = parse
         self._monotonic = monotonic
         self._good: tuple[Value, float] | None = None
         self._failed_at: float | None = None
@@ -226,17 +244,17 @@ class _Secret(Generic[Value]):
         raise self._unavailable()
 
     def reread(self) -> None:
-        """Read the value again, now; no older one serves in its place."""
+        """Read the value again, now; raise if that fails, however fresh the last good value is."""
         self._read(self._monotonic(), force=True)
         if self._failed_at is not None:
             raise self._unavailable()
 
     def last_good(self) -> Value | None:
-        """Return what was last understood, however old."""
+        """Return the last valid value, however old."""
         return self._good[0] if self._good else None
 
     def _unavailable(self) -> SecretUnavailable:
-        # Made here and not where it was found, so that it chains nothing that holds the value.
+        # Made outside the `except` blocks, so that no chained exception contains the value.
         return SecretUnavailable(f"secret {self._secret_arn}: {self._failure}")
 
     def _is_pausing(self, now: float) -> bool:
@@ -245,7 +263,7 @@ class _Secret(Generic[Value]):
     def _read(self, now: float, *, force: bool) -> None:
         try:
             text = self._provider.get(self._secret_arn, max_age=FRESH_SECONDS, force_fetch=force)
-            self._good, self._failed_at = (self._understand(text), now), None
+            self._good, self._failed_at = (self._parse(text), now), None
         except GetParameterError as error:
             self._failure, self._failed_at = f"it cannot be read: {error}", now
         except SecretUnavailable as error:
@@ -297,6 +315,6 @@ def _usable(fields: Mapping[str, Any], name: str) -> str:
     if not _USABLE.fullmatch(value):
         raise SecretUnavailable(
             f'its "{name}" holds a space, a line break, a control character or a character'
-            " outside ASCII; store it again without"
+            " outside ASCII; store it again without it"
         )
     return value

@@ -35,7 +35,7 @@ class Record(NamedTuple):
         value: what was last written, an empty object if nothing ever was.
         version: 0 if nothing was ever written; goes up by one with every write.
         now: DynamoDB's time of the read, in whole seconds since the epoch, UTC. The real time
-            was up to a second later. All functions share this clock, whatever their own say.
+            was up to a second later. All functions share this clock; their own may differ.
     """
 
     value: dict[str, Any]
@@ -102,7 +102,7 @@ class ControlTable:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The permission to send requests, soon.
+    """The permission to send requests until ``use_by``.
 
     Attributes:
         count: how many requests may be sent; 0 if none.
@@ -110,7 +110,7 @@ class Grant:
         left: how many more could have been granted after this one.
         blocked_until: when the gate opens, epoch seconds; 0 if it is open.
         load: the part of the limit, 0 to 1, that work as urgent as this uses.
-        contended: other invocations were faster each time: nothing is said about the budget.
+        contended: other invocations wrote first each time, so that the budget is not known.
     """
 
     count: int
@@ -153,12 +153,12 @@ class Budget:
         self._closed_until = 0.0
 
     def take(self, wanted: int, asker: Asker, *, leave: float = 0.0) -> Grant:
-        """Take up to ``wanted`` permits; return at once, with fewer or none if need be.
+        """Take up to ``wanted`` permits, without waiting; fewer or none may be available.
 
         Args:
             wanted: how many, at least 1.
             asker: who asks.
-            leave: the part of the limit, 0 to 1, to leave to more urgent work as well.
+            leave: the part of the limit, 0 to 1, to leave to others beyond what ``asker`` leaves.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: DynamoDB could not be asked.
@@ -184,7 +184,7 @@ class Budget:
         return Grant(0, contended=True)
 
     def is_current(self, grant: Grant) -> bool:
-        """Return true if a request under this grant may still leave: in time, no 429 since."""
+        """Return True if this grant may still be used: it is in time, and no 429 came since."""
         if self._closed_at is not None and grant.use_by <= self._closed_at + USE_WITHIN:
             return False
         return self._monotonic() <= grant.use_by
@@ -200,15 +200,14 @@ class Budget:
         self._change(lambda allowance: allowance.block(retry_after))
 
     def observe(self, rate: RateLimit) -> None:
-        """Remember the least that Cloudflare said remains; `settle` writes it down."""
-        # Several threads may come here at once. One that overwrites another's figure loses a
-        # reading, not the guarantee: the next answer carries it again.
+        """Remember the lowest number of requests left to the account; `settle` shares it."""
+        # A thread may overwrite the number of another: the next answer has it again.
         observed = self._observed
         if observed is None or rate.remaining < observed.remaining:
             self._observed = rate
 
     def settle(self) -> None:
-        """Lower the shared ceiling to what was observed, if that is less than the budget has."""
+        """Lower the shared ceiling to what was observed, unless the budget is lower already."""
         rate, self._observed = self._observed, None
         granted = self._granted
         if granted is not None and rate is not None and granted.under(rate) is granted:
@@ -236,7 +235,7 @@ class Budget:
         return Allowance.parse(record.value, self._limit, record.now), record.version
 
     def _keep_closed(self, allowance: Allowance) -> Allowance:
-        """Return the allowance blocked by a 429 of this process that could not be written down."""
+        """Return the allowance, blocked even if this process could not write a 429 to the table."""
         closed_for = self._closed_until - self._monotonic()
         if closed_for <= 0 or allowance.is_blocked:
             return allowance
@@ -246,7 +245,7 @@ class Budget:
         return self._control.write(self.NAME, allowance.as_value(), version)
 
 
-# With the end of the last complete run, and the time at which the schedule began the last one.
+# Its notes: when the last complete run ended, and when the schedule last started one.
 POLLER_LEASE: Final = "poller-lease"
 
 
@@ -254,7 +253,7 @@ class Lease:
     """The right of one invocation at a time to do some work.
 
     Attributes:
-        notes: what invocations have noted in the lease, as it was written last.
+        notes: the values that invocations keep in the lease, as last written.
     """
 
     def __init__(
@@ -265,9 +264,9 @@ class Lease:
         Args:
             control: the store.
             name: the record's name, one for each kind of work.
-            owner: names this invocation, unlike any other.
+            owner: a unique name of this invocation.
             seconds: how long the lease holds unless it is renewed.
-            claim: an owner that took the lease for this invocation, before it began.
+            claim: the owner under which another function took the lease for this invocation.
         """
         self.notes: dict[str, float] = {}
         self._owners = (owner, claim)
@@ -280,15 +279,15 @@ class Lease:
         """Take or renew the lease; return False if another invocation holds it.
 
         Args:
-            notes: to keep with the lease, also when others hold it later.
+            notes: values to keep in the lease, also when others hold it later.
         """
         return self._write(self._seconds, notes)
 
     def release(self, *, completed: bool = False) -> None:
-        """Give the lease back, so that the next invocation need not wait for its end.
+        """Release the lease, so that the next invocation need not wait until it expires.
 
         Args:
-            completed: the work came to its end; the lease notes when, as ``completed_at``.
+            completed: the work is complete; the time is kept as the note ``completed_at``.
         """
         self._write(0.0, {}, completed=completed)
 

@@ -49,10 +49,10 @@ class ApiMessage(NamedTuple):
 
 
 class DownloadState(NamedTuple):
-    """A download as Cloudflare describes it; nothing here has been judged yet.
+    """A download as Cloudflare describes it; its values are not checked yet.
 
     ``status`` is free text (empty when absent), ``percent_complete`` is None unless it is a number
-    from 0 to 100, and ``url`` is there before the download is ready and does not work until then.
+    from 0 to 100, and ``url`` is set before the download is ready, and does not work until then.
     """
 
     status: str
@@ -73,7 +73,7 @@ class WebhookSubscription:
 
 
 class RefusalKind(StrEnum):
-    """Name what an answer that is no success means for the caller."""
+    """Name what an unsuccessful answer means for the caller."""
 
     CREDENTIALS = "credentials"
     NOT_FOUND = "not_found"
@@ -105,9 +105,9 @@ _KIND_BY_STATUS = {
     409: RefusalKind.CONFLICT,
     429: RefusalKind.THROTTLED,
 }
-# A 404 of these is no video's.
+# A 404 of these calls says nothing about a video.
 _CALLS_WITHOUT_VIDEO = ("list videos", "get webhook", "put webhook", "delete webhook")
-# These need no code and no body: a firewall in front of the API sends them as HTML.
+# For these the HTTP status decides: a firewall in front of the API answers with HTML.
 _KNOWN_BY_STATUS_ALONE = {RefusalKind.CREDENTIALS, RefusalKind.CONFLICT, RefusalKind.THROTTLED}
 
 
@@ -128,11 +128,11 @@ class NotReached(CloudflareError):
 
 
 class Refused(CloudflareError):
-    """Cloudflare answered, and the answer is no success.
+    """Cloudflare's answer is no success.
 
     ``status`` is the HTTP status, ``kind`` what it means, ``errors`` what the envelope says, and
-    ``retry_after`` the header's seconds if it is a usable number (not clamped). ``advice`` ends the
-    text.
+    ``retry_after`` the header's seconds if it is a usable number (not clamped). ``advice`` is added
+    to the text.
     """
 
     def __init__(
@@ -156,14 +156,14 @@ class Refused(CloudflareError):
 
 
 class _Defect(Exception):
-    """An answer that says success but cannot be used; the text says why."""
+    """The answer cannot be used; the text says why."""
 
 
 def _refusal_kind(status: int, errors: tuple[ApiMessage, ...], *, readable: bool) -> RefusalKind:
     """Decide what an unsuccessful answer means.
 
-    ``readable``: the body was one of the API's envelopes. Without one, a 404 is the page of
-    something in between and says nothing about a video.
+    ``readable``: the body was one of the API's envelopes. Without one, a 404 is the page of a proxy
+    and says nothing about a video.
     """
     by_status = _KIND_BY_STATUS.get(status)
     if by_status in _KNOWN_BY_STATUS_ALONE:
@@ -181,7 +181,7 @@ def _refusal_kind(status: int, errors: tuple[ApiMessage, ...], *, readable: bool
 
 
 def _is_about_access(call: str, kind: RefusalKind, errors: tuple[ApiMessage, ...]) -> bool:
-    """Tell whether the credentials or the account id can be the reason of a refusal."""
+    """Return True if the credentials or the account id can be the reason of a refusal."""
     if kind is RefusalKind.CREDENTIALS or any(error.code in (7000, 7003) for error in errors):
         return True
     return kind is RefusalKind.NOT_FOUND and call in _CALLS_WITHOUT_VIDEO
@@ -194,13 +194,13 @@ class StreamClient:
     """The Stream API of one account. One client may be used by several threads at once.
 
     ``base_url`` is ``https://api.cloudflare.com/client/v4`` or a stand-in. ``authorization`` is
-    called once for each call and gives the headers that authenticate. ``on_rate_limit`` is called
+    called once for each call and returns the headers that authenticate. ``on_rate_limit`` is called
     with every usable ``Ratelimit`` header. ``credentials_from`` says in the text of a refusal where
     the credentials come from.
 
-    Every call takes ``seconds``, its limit in all: authorization, connecting, sending, and reading
+    Every call takes ``seconds``, its total limit: authorization, connecting, sending, and reading
     the whole answer. Nothing is repeated and no redirect is followed. A call raises `NotReached` or
-    `Refused`, and ValueError, before anything is sent, for an identifier that is none.
+    `Refused`. For an invalid identifier it raises ValueError before anything is sent.
 
     The API: https://developers.cloudflare.com/api/resources/stream/
     """
@@ -260,8 +260,8 @@ class StreamClient:
         """Return up to ``limit`` videos (at most 1000) of that status, the oldest first.
 
         ``start`` is an RFC 3339 time: videos created before it are left out. There is no cursor,
-        and it is disputed whether a video created exactly then is listed: start the next page a
-        little before the end of this one, and drop the videos seen already.
+        and sources disagree whether a video created exactly then is listed. So start the next page
+        a little before the end of this one, and drop the videos seen already.
         """
         query = {"status": status, "asc": "true", "limit": str(limit)}
         if start is not None:
@@ -282,7 +282,7 @@ class StreamClient:
     def create_token(self, uid: str, *, expires_at: int, seconds: float) -> str:
         """Return a signed token that replaces a private video's uid in its download URLs.
 
-        ``expires_at`` is in Unix seconds, at most 24 hours ahead. Cloudflare means this call for
+        ``expires_at`` is in Unix seconds, at most 24 hours ahead. Cloudflare intends this call for
         fewer than 1,000 tokens a day.
         """
         body = {"exp": expires_at, "downloadable": True}
@@ -301,7 +301,7 @@ class StreamClient:
             raise
 
     def put_webhook(self, url: str, *, seconds: float) -> WebhookSubscription:
-        """Subscribe ``url`` in place of any other. Another URL gets another secret."""
+        """Subscribe ``url`` in place of any other. A new URL gets a new secret."""
         body = {"notificationUrl": url}
         return self._call(
             "PUT", "/stream/webhook", "put webhook", _subscription, body=body, seconds=seconds
@@ -325,7 +325,7 @@ class StreamClient:
         """Send one request, and read the ``result`` of its answer with ``parse``."""
         deadline = self._monotonic() + seconds
         headers = _checked_headers(self._authorization())
-        # Getting the credentials may have taken its share.
+        # Reading the credentials may have taken some of the time.
         left = deadline - self._monotonic()
         response = self._send(call, method, path, headers, body, left)
         self._note_rate_limit(response.headers)
@@ -359,7 +359,7 @@ class StreamClient:
         body: Mapping[str, object] | None,
         seconds: float,
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request, and wait until the head of an answer has come."""
+        """Send a request, and wait for the status and the headers of the answer."""
         if seconds <= 0:
             raise NotReached(call, "no time was left for it", ambiguous=False)
         sent = {"Accept": "application/json", "User-Agent": "stream-downloads", **headers}
@@ -428,7 +428,7 @@ def _checked(identifier: object, pattern: re.Pattern[str] = VIDEO_UID) -> str:
 
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return ``headers`` if they can be sent. http.client would show the value it refuses."""
+    """Return ``headers`` if they can be sent. An error of http.client would show the value."""
     for name, value in headers.items():
         if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"the credential for {name} is empty, or not printable ASCII")
@@ -444,7 +444,7 @@ def _downloads_path(uid: str, download_type: DownloadType | None) -> str:
 
 
 def _envelope(headers: Mapping[str, str], content: bytes) -> Mapping[str, Any]:
-    """Return the JSON object that every answer of the API is."""
+    """Return the JSON object of an answer, with its ``success``."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise _Defect("the answer is not declared as JSON")
@@ -460,7 +460,7 @@ def _envelope(headers: Mapping[str, str], content: bytes) -> Mapping[str, Any]:
 def _errors(envelope: Mapping[str, Any], sent: Mapping[str, str]) -> tuple[ApiMessage, ...]:
     """Return what an envelope says went wrong: ``errors``, or ``messages`` where that is empty.
 
-    Should Cloudflare quote a credential of the headers ``sent``, it is left out.
+    A credential of the headers ``sent`` that Cloudflare quotes is left out.
     """
     entries = envelope.get("errors") or envelope.get("messages")
     if not isinstance(entries, list):
@@ -473,13 +473,13 @@ def _message(entry: Mapping[str, Any], secrets: Sequence[str]) -> ApiMessage:
     code, text = entry.get("code"), _text(entry.get("message")) or ""
     for secret in secrets:
         text = text.replace(secret, "***")
-    # No table stores half of a surrogate pair.
+    # DynamoDB stores no half of a surrogate pair.
     text = text[:_MAX_MESSAGE_CHARACTERS].encode(errors="replace").decode()
     return ApiMessage(code if isinstance(code, int) else 0, text)
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Return the seconds of a ``Retry-After`` header; None for a date and all else."""
+    """Return the seconds of a ``Retry-After`` header; None for a date or anything else."""
     if header is None or not _SECONDS.fullmatch(header.strip()):
         return None
     seconds = float(header)
@@ -502,7 +502,7 @@ def _reason(error: HTTPError) -> str:
 
 
 def _anything(result: object) -> None:
-    """Accept any result, for calls whose ``success`` says it all."""
+    """Accept any result, for calls of which only ``success`` matters."""
 
 
 def _object(result: object) -> dict[str, Any]:
@@ -522,7 +522,7 @@ def _text(value: object) -> str | None:
 def _percent(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         return None
-    return abs(value)  # a table gives -0.0 back as 0
+    return abs(value)  # DynamoDB returns -0.0 as 0
 
 
 def _download(result: object) -> DownloadState:

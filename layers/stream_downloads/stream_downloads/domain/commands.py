@@ -1,4 +1,4 @@
-"""Reads what operators send to a function: typed, or refused with a reason. Pure."""
+"""Parses the payloads of the functions, and refuses invalid ones with a reason. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stream_downloads.domain.video import VIDEO_UID
 FILE_NAME: Final = re.compile("[A-Za-z0-9_-]{1,120}")
 LINK_SECONDS: Final = 3_600
 LINK_SECONDS_AT_MOST: Final = 24 * 3_600
-# Low enough for `uid` to lead to `video_uid`.
+# Low enough that `uid` suggests `video_uid`.
 NEAREST_RATIO: Final = 0.5
 
 
@@ -53,9 +53,9 @@ class Registration(Enum):
     """The ways in which RegisterWebhook is invoked."""
 
     SUBSCRIBE = auto()  # unless another system is subscribed
-    TAKE_OVER = auto()  # from another system
+    TAKE_OVER = auto()  # replace another system's subscription
     GUEST = auto()  # leave the subscription to its owner
-    REFRESH = auto()  # by the schedule: as it was, with the present secret
+    REFRESH = auto()  # by the schedule: store the signing secret if it has changed
 
 
 REGISTRATIONS: Final[tuple[tuple[dict[str, bool], Registration], ...]] = (
@@ -71,9 +71,9 @@ class Command:
     """A payload of ManageDownloads.
 
     Attributes:
-        action: what to do.
-        video_uid: with which video; None where that means all of them.
-        download_types: with which downloads; None if the payload does not say.
+        action: the command.
+        video_uid: its video; None: all videos.
+        download_types: its downloads; None if the payload names none.
     """
 
     action: Action
@@ -86,10 +86,10 @@ class LinkCommand:
     """A payload of ManageDownloads that asks for a link.
 
     Attributes:
-        video_uid: to which video.
-        download_type: to which of its downloads.
-        expires_in: seconds that it is to work for.
-        filename: what the file is to be called, without an ending; None: Cloudflare's choice.
+        video_uid: the video.
+        download_type: which of its downloads.
+        expires_in: for how many seconds the link works.
+        filename: the name of the file, without an ending; None: Cloudflare's choice.
     """
 
     video_uid: str
@@ -108,8 +108,8 @@ class PollCommand:
     """A payload of PollDownloads.
 
     Attributes:
-        scheduled: the schedule has started the run.
-        claim: the owner of the lease that a webhook took for the run; None if none did.
+        scheduled: True if the schedule started the run.
+        claim: the owner of the lease, if another function took it for this run; else None.
     """
 
     scheduled: bool = False
@@ -117,10 +117,10 @@ class PollCommand:
 
 
 def poll(event: Any) -> PollCommand:
-    """Read a payload of PollDownloads: ``{}``, or what the schedule and ReceiveWebhook send.
+    """Read a payload of PollDownloads: ``{}``, or what the schedule and other functions send.
 
     Raises:
-        BadRequest: it is none of these.
+        BadRequest: the payload is another one.
     """
     match event:
         case {"scheduled": True, **others} if not others:
@@ -135,7 +135,7 @@ def nothing(event: Any, function: str) -> None:
     """Check the payload of a function that takes none: ``{}``.
 
     Raises:
-        BadRequest: there is something in it.
+        BadRequest: the payload is not empty.
     """
     if event:
         raise BadRequest(f"{function} takes no input: send {{}}")
@@ -145,7 +145,7 @@ def registration(event: Any) -> Registration:
     """Read the payload of RegisterWebhook.
 
     Raises:
-        BadRequest: it is none of the documented ones, or asks for two things at once.
+        BadRequest: the payload is not documented, or contradicts itself.
     """
     fields = _fields(event, {"force", "subscribe", "refresh"}, "RegisterWebhook")
     if {"force", "subscribe"} <= fields.keys():
@@ -167,7 +167,8 @@ def since(event: Any, now: float) -> float | None:
         The time in seconds since the epoch, or None if there is none.
 
     Raises:
-        BadRequest: it is neither, or the time is none, has no offset, or is still to come.
+        BadRequest: the payload has another key, or the time is invalid, has no offset from UTC,
+            or lies in the future.
     """
     fields = _fields(event, {"since"}, "ReconcileLibrary")
     if not fields:
@@ -190,7 +191,7 @@ def command(event: Any) -> Command | LinkCommand | CheckCommand:
     """Read the payload of ManageDownloads.
 
     Raises:
-        BadRequest: it is not as docs/reference.md describes it.
+        BadRequest: the payload is not one that docs/reference.md describes.
     """
     given = event.get("action") if isinstance(event, dict) else None
     action = Action(given) if given in tuple(Action) else None
@@ -239,15 +240,15 @@ def _link(fields: Mapping[str, Any]) -> LinkCommand:
 
 
 def _fields(event: Any, known: Collection[str], taker: str) -> Mapping[str, Any]:
-    """Return a payload, if it is an object with known keys alone.
+    """Return the payload if it is an object with known keys only.
 
     Args:
         event: the payload.
         known: the keys that it may have.
-        taker: the function or the action that takes them.
+        taker: the function or the action, for the text of the error.
 
     Raises:
-        BadRequest: it is none; the text names the known key that is nearest to an unknown one.
+        BadRequest: it is not; the text names the known key that is most like the unknown one.
     """
     if not isinstance(event, dict):
         raise BadRequest("the payload has to be a JSON object")
@@ -259,7 +260,7 @@ def _fields(event: Any, known: Collection[str], taker: str) -> Mapping[str, Any]
 
 
 def _nearest(word: str, known: Collection[str]) -> str | None:
-    """Return the known word that is most like another one, None if none is."""
+    """Return the known word that is most like ``word``, None if none is similar."""
     return next(iter(get_close_matches(word.lower()[:40], known, 1, NEAREST_RATIO)), None)
 
 

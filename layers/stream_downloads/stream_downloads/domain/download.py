@@ -25,7 +25,7 @@ def download_types(names: Iterable[object]) -> tuple[DownloadType, ...]:
     """Return the download types of these names, each once.
 
     Raises:
-        ValueError: one of them is no download type; the text names it, and those that there are.
+        ValueError: a name is no download type; the text names it and the known types.
     """
     types: dict[DownloadType, None] = {}
     for name in names:
@@ -52,9 +52,9 @@ class Step(StrEnum):
 
     CREATE = "create"
     LIST = "list"
-    GET_VIDEO = "get_video"  # is the video there, and in what state?
+    GET_VIDEO = "get_video"  # does the video exist, and in which state?
     DELETE = "delete"
-    RECHECK = "recheck"  # list again, long after it became ready: is it still there?
+    RECHECK = "recheck"  # list a ready download again after days: does it still exist?
 
 
 class TroubleKind(StrEnum):
@@ -68,7 +68,7 @@ class TroubleKind(StrEnum):
 
 
 class Lane(StrEnum):
-    """The priority of a row: downloads of today go before those of a backfill."""
+    """The priority of a row: live downloads go before those of a backfill."""
 
     LIVE = "live"
     BACKFILL = "backfill"
@@ -102,7 +102,7 @@ class Trouble:
     Attributes:
         kind: the kind of problem.
         since: when it was first seen.
-        count: how often it was seen in a row; other work in between does not matter.
+        count: how often it was seen since then.
         reason: what Cloudflare said last; the error of the row if the problem never ends.
     """
 
@@ -114,15 +114,15 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The next step of a row. A new one starts without failures and without trouble.
+    """The next step of a row. New work has no failures and no trouble.
 
     Attributes:
         step: the request to send.
         due_at: when to send it.
-        attempts: failures in a row of any kind; they decide how long the next pause is.
+        attempts: consecutive failures of any kind; they decide how long the next pause is.
         trouble: the problem that holds the download up, if one does.
-        indexed_at: when the index of due rows has it due, if that is earlier than ``due_at``: a
-            poll that shows nothing but progress does not move the index.
+        indexed_at: the due time in the index of due rows, if it is earlier than ``due_at``: a
+            poll that shows only progress does not update the index.
     """
 
     step: Step
@@ -147,7 +147,7 @@ class Creation:
     Attributes:
         sent_at: when the create was sent.
         accepted_at: when Cloudflare accepted it; None while that is unknown.
-        polled_at: when a list last answered for it; None before the first one.
+        polled_at: when it was last polled; None before the first poll.
         earlier: a report of its progress, old enough to compare the next one with.
     """
 
@@ -165,7 +165,7 @@ class Download:
         work: the next step; None when there is nothing to do.
         creation: None if nothing of ours exists at Cloudflare.
         recreations: how often it was deleted and created again after Cloudflare failed to make it.
-        reopens: it ended because of the video: a webhook that says "ready" opens it again.
+        reopens: it ended because of its video: it is requested again when the video is ready.
         lane: its priority.
         version: goes up by one with each write; every write is conditional on it.
     """
@@ -209,19 +209,19 @@ class Download:
 
     @property
     def indexed_at(self) -> float | None:
-        """Return when the index of due rows has the next step, or None when there is none."""
+        """Return the due time in the index of due rows, or None when there is nothing to do."""
         if self.work is None or self.work.indexed_at is None:
             return self.due_at
         return self.work.indexed_at
 
     @property
     def queue(self) -> str | None:
-        """Return the partition of the index of due rows that the row is in, or None."""
+        """Return the row's partition of the index of due rows, None when nothing is to do."""
         if self.work is None:
             return None
         if self.status is not Status.READY:
             return queue_name(self.lane, creates=self.work.step is Step.CREATE)
-        if self.work.step is Step.DELETE:  # its retention is over: it waits for no maintenance
+        if self.work.step is Step.DELETE:  # its retention is over: it does not wait with rechecks
             return queue_name(Lane.BACKFILL, creates=False)
         return MAINTENANCE_QUEUE
 
@@ -231,7 +231,7 @@ MAINTENANCE_QUEUE: Final = "upkeep"
 
 
 def queue_name(lane: Lane, *, creates: bool) -> str:
-    """Return the queue of a lane: creates wait apart, so that a backlog of one hides no other."""
+    """Return the queue of a lane. Creates have their own: a backlog of them hides no polls."""
     return f"{lane}-{'create' if creates else 'look'}"
 
 

@@ -1,8 +1,8 @@
 """Pages through the library, and decides where each look-back begins. Pure.
 
-Cloudflare lists at most a thousand videos at a time, by the time they were created, without a
-cursor; whether the bounds are inclusive is disputed. So each page starts a second before the last
-video of the page before, and videos seen already are dropped.
+Cloudflare lists at most a thousand videos at a time, in the order of their creation, without a
+cursor. Sources disagree whether the bounds are inclusive. So each page starts a second before the
+last video of the page before, and videos seen already are dropped.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from stream_downloads.domain.video import Video, VideoPage
 
 PAGE: Final = 1000
 OVERLAP_SECONDS: Final = 1.0
-# Cloudflare is asked in whole milliseconds: this is an instant, and the step past one.
+# Requests carry times in whole milliseconds: one of them is called an instant.
 INSTANT_SECONDS: Final = 0.001
 
-# A schedule's runs come a moment early or late: ten minutes less than a day is once a day, ten
-# minutes less than an hour once an hour.
+# Once a day and once an hour, each less ten minutes: a schedule's runs come a moment early or late.
 WHOLE_EVERY: Final = 24 * 3600.0 - 600.0
 HOURS_EVERY: Final = 3600.0 - 600.0
-# A video that is ready within three hours of its creation is in the look-back of the next hour.
+# The hourly look-back finds videos that become ready within three hours of their creation.
 HOURS_SECONDS: Final = 3 * 3600.0
-# The look-backs in between list so many videos again, half a page: most fit into one request.
+# The look-backs between the hourly ones list this many videos again. It is half a page, so that
+# most of these look-backs need one request.
 RECENT_VIDEOS: Final = PAGE // 2
 
 
 class Reach(StrEnum):
-    """The range of a look-back: the more often it comes, the less it costs."""
+    """The range of a look-back: the frequent ones are short, to save requests."""
 
     RECENT = "recent"  # the newest videos, with a ReconcileMinutes below an hour
     HOURS = "hours"  # once an hour, three hours further than the one before
@@ -103,7 +103,7 @@ class LookBack:
         reach: how far back it goes.
         completed_at: when the last complete one began; None before the first.
         hours_at: when the last complete one of at least three hours began.
-        whole_at: when the last complete whole one began.
+        whole_at: when the last complete one of all of ReconcileLookbackHours began.
         recent_from: when the first of the newest ``RECENT_VIDEOS`` videos was created; None if
             the last look-back saw fewer.
         is_done: whether this one reached the end of the library.
@@ -122,9 +122,9 @@ class LookBack:
     def following(cls, kept: Mapping[str, Any], now: float, lookback: float) -> LookBack:
         """Return the look-back to make now.
 
-        An interrupted one continues where it stopped. Otherwise it begins ``lookback`` seconds
-        before ``now`` once a day, three hours before the last long one began once an hour, and
-        at the newest videos in between. It never begins earlier than ``lookback`` seconds ago.
+        An interrupted one continues where it stopped. A new one goes back ``lookback`` seconds
+        once a day. Once an hour it goes back to three hours before the last long one began, and
+        in between to the newest videos. None goes back more than ``lookback`` seconds.
 
         Args:
             kept: the last result of :meth:`as_value`, empty before the first look-back.
@@ -174,5 +174,5 @@ class LookBack:
 
 
 def _instant(time: float) -> float:
-    # The half microsecond is for floats that lie just below the millisecond they stand for.
+    # Half a microsecond corrects floats that lie just below their millisecond.
     return math.floor(time * 1000 + 0.0005) / 1000

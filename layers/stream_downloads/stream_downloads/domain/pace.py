@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 # The control record that keeps the pace from one run to the next.
 PACE: Final = "pace"
 
-# Below this percentage the noise of a report is larger than what it says.
+# A lower percentage is mostly noise, and is ignored.
 INFORMATIVE_PERCENT: Final = 3.5
-# How far off a reported percentage may be, in points, and how long a download may wait before
+# The error of a reported percentage, in points, and the seconds that a download may wait before
 # Cloudflare begins to make it. Neither is documented.
 PERCENT_NOISE: Final = 3.0
 BEGINS_WITHIN: Final = 8.0
 
-# Before anything is learned: seconds to minutes, seldom over five
+# Assumed before anything is learned: seconds to minutes, seldom over five minutes
 # (https://developers.cloudflare.com/stream/viewing-videos/download-videos/ gives no figure).
 _PRIOR: Final = NormalDist(math.log(60.0), 1.2)
 # The prior counts as much as this many samples.
@@ -34,7 +34,7 @@ _PRIOR_WEIGHT: Final = 4.0
 _DEVIATION_AT_LEAST: Final = 0.15
 _SAMPLES_KEPT: Final = 96
 _FIT_ROUNDS: Final = 15
-# A slope within this many of its standard errors counts as chance, and the rest is what remains.
+# The slope is reduced by this many of its standard errors: a smaller one counts as chance.
 _SLOPE_ERRORS: Final = 2.0
 
 
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The distribution of the logarithm of the seconds.
+    """The distribution of the logarithm of the seconds that a download takes.
 
     Attributes:
         mean: for a video whose duration is the usual one, or unknown.
@@ -131,11 +131,11 @@ def _stored(sample: Sample) -> list[float | None]:
 
 
 def fit(samples: Sequence[Sample]) -> Fit:
-    """Return the log-normal that explains samples of which each is only an interval.
+    """Fit a log-normal distribution to samples, each of which is an interval.
 
-    Expectation and maximisation for interval-censored data, with the prior as a few samples more,
-    so that it is defined for none and steady for a few. The slope is what a regression on the
-    logarithm of the duration gives beyond its own error: nothing, where the duration says nothing.
+    This is expectation maximisation for interval-censored data. The prior counts as a few samples,
+    so that the fit exists without samples and is stable with few. The slope is that of a regression
+    on the logarithm of the duration, reduced by its error: 0 if the duration explains nothing.
     """
     if not samples:
         return Fit()
@@ -145,36 +145,36 @@ def fit(samples: Sequence[Sample]) -> Fit:
     ]
     logs = [math.log(sample.duration) for sample in samples if sample.duration]
     usual = sum(logs) / len(logs) if logs else 0.0
-    longer = [math.log(sample.duration) - usual if sample.duration else 0.0 for sample in samples]
-    spread_of_durations = sum(x * x for x in longer)
+    centered = [math.log(sample.duration) - usual if sample.duration else 0.0 for sample in samples]
+    spread_of_durations = sum(x * x for x in centered)
     count = len(samples) + _PRIOR_WEIGHT
     mean, deviation, slope = _PRIOR.mean, _PRIOR.stdev, 0.0
     for _ in range(_FIT_ROUNDS):
         within = [
             _truncated(mean + slope * x, deviation, low, high)
-            for x, (low, high) in zip(longer, bounds, strict=True)
+            for x, (low, high) in zip(centered, bounds, strict=True)
         ]
         means = [m for m, _ in within]
-        mean = (_PRIOR_WEIGHT * _PRIOR.mean + sum(means)) / count  # the sum of `longer` is 0
-        slope = _slope(longer, means, spread_of_durations, deviation)
+        mean = (_PRIOR_WEIGHT * _PRIOR.mean + sum(means)) / count  # the sum of `centered` is 0
+        slope = _slope(centered, means, spread_of_durations, deviation)
         spread = _PRIOR_WEIGHT * (_PRIOR.variance + (mean - _PRIOR.mean) ** 2)
         spread += sum(
             variance + (m - mean - slope * x) ** 2
-            for x, (m, variance) in zip(longer, within, strict=True)
+            for x, (m, variance) in zip(centered, within, strict=True)
         )
         deviation = max(_DEVIATION_AT_LEAST, math.sqrt(spread / count))
     return Fit(mean, deviation, slope, usual)
 
 
 def _slope(
-    longer: Sequence[float], later: Sequence[float], spread: float, deviation: float
+    centered: Sequence[float], residuals: Sequence[float], spread: float, deviation: float
 ) -> float:
-    """Return the slope of a regression, less its own error; 0 if no more is left of it."""
+    """Return the slope of a regression, reduced by its error, but not beyond 0."""
     if spread < 1.0:  # durations that hardly differ explain nothing
         return 0.0
-    covariance = sum(x * y for x, y in zip(longer, later, strict=True))
-    certain = abs(covariance) - _SLOPE_ERRORS * deviation * math.sqrt(spread)
-    return math.copysign(max(0.0, certain), covariance) / spread
+    covariance = sum(x * y for x, y in zip(centered, residuals, strict=True))
+    significant = abs(covariance) - _SLOPE_ERRORS * deviation * math.sqrt(spread)
+    return math.copysign(max(0.0, significant), covariance) / spread
 
 
 def _truncated(mean: float, deviation: float, low: float, high: float) -> tuple[float, float]:
@@ -192,10 +192,10 @@ def _truncated(mean: float, deviation: float, low: float, high: float) -> tuple[
 
 
 def first_sample(row: Download, percent: float | None, now: float) -> Sample | None:
-    """Return what the first poll of a download tells of the time it takes, None for later polls.
+    """Return the sample that the first poll of a download gives, None for later polls.
 
-    Each download counts once, whatever the poll found: learning only from those that are done
-    would make the pace seem quicker than it is, learning from the others slower.
+    Each download counts once, whatever the poll found. With finished downloads alone the pace would
+    seem faster than it is, with unfinished ones alone slower.
 
     Args:
         row: as it was before the poll.

@@ -1,10 +1,10 @@
 """Decides when to poll a download next, and in which order to send the requests. Pure.
 
-Nothing tells anyone when a download becomes ready, and requests are limited. So each poll is
-timed: the belief about the moment follows from the pace of recent downloads and from the
-percentages that this one has reported, and the next poll is where its price, the lateness it
-leaves and the price of further polls are least in sum. The price follows the load of the limit.
-Times are seconds since the epoch, UTC.
+Cloudflare does not announce a ready download, and requests are limited. So the time at which it
+will be ready is estimated: from the pace of recent downloads, and from the percentages that this
+one has reported. The next poll is at the time of least expected cost, which is the delay until the
+poll and the price of the polls that follow it. The price of a poll grows with the use of the
+request limit. Times are seconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from stream_downloads.domain.pace import Pace
 
-# The price of a poll, in seconds of delay: this much while the limit is idle, that much when it is
-# nearly used up. In between it grows evenly, by equal factors for equal loads.
+# The price of a poll, in seconds of delay: the lowest up to the load `IDLE_UP_TO`, the highest at
+# `BUSY_FROM`. In between it grows exponentially.
 CHEAPEST: Final = 0.42
 DEAREST: Final = 80.0
 CHEAPEST_ONCE_A_MINUTE: Final = 8.0
@@ -33,15 +33,16 @@ BUSY_FROM: Final = 1.0
 POLL_AFTER_AT_LEAST: Final = 2.0
 POLL_AFTER_AT_MOST: Final = 240.0
 POLL_AFTER_AT_MOST_EVER: Final = 900.0
-# The older a download is, the less some seconds more of it matter: between these parts of its age
-# pass between two polls.
+# The time between two polls, as a part of the download's age: the older it is, the less a few
+# seconds of delay matter.
 AT_LEAST_OF_AGE: Final = 0.02
 AT_MOST_OF_AGE: Final = 0.2
-# However sure the belief, a download is polled again after this at the cheapest price.
-SURPRISES_AFTER: Final = 70.0
+# At the lowest price a download is polled again after this, in case the estimate is wrong.
+POLL_AGAIN_WITHIN: Final = 70.0
 
-# None of this is documented: the standard deviation of a percentage in points, the chance that
-# percentages mean nothing, and when Cloudflare begins to make a download, with its chance.
+# Assumed, not documented: the standard deviation of a percentage in points, the probability that
+# percentages mean nothing, and the seconds until Cloudflare begins to make a download, each with
+# its probability.
 NOISE: Final = 1.75
 MEANINGLESS: Final = 0.05
 BEGINS: Final = (
@@ -54,15 +55,15 @@ BEGINS: Final = (
     (18.0, 0.06),
     (28.0, 0.03),
 )
-# So many standard deviations wide is the range of moments that a percentage leaves.
+# The range of ready times that a percentage leaves possible, in standard deviations.
 RANGE_LEFT: Final = 4.0
 
 RETRY_WITHIN: Final = 30.0
 RETRY_WITHIN_AT_MOST: Final = 900.0
 
 _POINTS: Final = 48
-# Of a distribution's tail: too little to reckon with.
-_NOTHING_LEFT: Final = 1e-6
+# A smaller tail of a distribution is ignored.
+_IGNORED_TAIL: Final = 1e-6
 
 
 def price(load: float, window: float = 1.0) -> float:
@@ -70,8 +71,8 @@ def price(load: float, window: float = 1.0) -> float:
 
     Args:
         load: the part of the request limit, 0 to 1, that is used.
-        window: PollWindowSeconds. With 0, half a minute passes until the next run on average, and
-            a cheaper poll would save little delay.
+        window: PollWindowSeconds. With 0, half a minute passes until the next run on average: a
+            lower price would save little delay.
     """
     part = min(1.0, max(0.0, (load - IDLE_UP_TO) / (BUSY_FROM - IDLE_UP_TO)))
     by_load: float = CHEAPEST * (DEAREST / CHEAPEST) ** part
@@ -79,12 +80,12 @@ def price(load: float, window: float = 1.0) -> float:
 
 
 class Belief(NamedTuple):
-    """The moments at which a download may be ready.
+    """The probability distribution of the age at which a download is ready.
 
     Attributes:
         ages: of the download, in seconds, ascending.
-        weights: the chance of each; together 1.
-        meaningless: the chance that its percentages mean nothing.
+        weights: the probability of each; together 1.
+        meaningless: the probability that its percentages mean nothing.
     """
 
     ages: Sequence[float]
@@ -99,7 +100,7 @@ def next_poll(
 
     Args:
         row: as it was before the report; its acceptance may still be unknown.
-        percent: what was just reported, None if nothing was.
+        percent: the percentage that was just reported, None if none was.
         pace: how long recent downloads took.
         poll_price: seconds of delay that a poll is worth.
         now: the time of the report.
@@ -116,14 +117,14 @@ def next_poll(
     belief = believe(prior, age, reports)
     gap = _best_age(belief, poll_price) - age
     if age > 0:  # the belief may be wrong
-        surprise = SURPRISES_AFTER * (poll_price / CHEAPEST) ** 0.35
-        gap = min(gap, max(surprise, age * AT_MOST_OF_AGE if poll_price > 5 else age * 0.05))
+        within = POLL_AGAIN_WITHIN * (poll_price / CHEAPEST) ** 0.35
+        gap = min(gap, max(within, age * AT_MOST_OF_AGE if poll_price > 5 else age * 0.05))
     at_most = min(POLL_AFTER_AT_MOST_EVER, max(POLL_AFTER_AT_MOST, age * AT_MOST_OF_AGE))
     return now + min(at_most, max(POLL_AFTER_AT_LEAST, age * AT_LEAST_OF_AGE, gap))
 
 
 def believe(prior: NormalDist, age: float, reports: Sequence[tuple[float, float]]) -> Belief:
-    """Return the belief about the age at which a download is ready, given that it is not yet.
+    """Return the belief about the age at which a download is ready, given that it is not ready.
 
     Args:
         prior: of the logarithm of that age.
@@ -146,17 +147,17 @@ def believe(prior: NormalDist, age: float, reports: Sequence[tuple[float, float]
 
 
 def _by_pace(prior: NormalDist, age: float) -> list[float]:
-    """Return ages of equal chance, later than now, by the pace alone."""
+    """Return equally probable ages above ``age``, by the pace alone."""
     before = prior.cdf(math.log(age)) if age > 0 else 0.0
     left = 1 - before
-    if left < _NOTHING_LEFT:  # the longer it took beyond what was expected, the longer it takes
+    if left < _IGNORED_TAIL:  # far later than expected: up to a quarter longer
         return [age * (1.02 + 0.25 * number / _POINTS) for number in range(_POINTS)]
     chances = [before + left * (number + 0.5) / _POINTS for number in range(_POINTS)]
     return [math.exp(prior.inv_cdf(chance)) for chance in chances]
 
 
 def _range_of(age: float, percent: float) -> list[float]:
-    """Return the ages that a percentage allows, whenever the download began."""
+    """Return the ages that a percentage leaves possible, for every assumed begin."""
     fastest = min(100.0, percent + 3 * NOISE)
     begins = [0.0, *(begin for begin, _ in BEGINS if begin < age)]
     least = min(begin + (age - begin) * 100 / fastest for begin in begins)
@@ -169,14 +170,14 @@ def _range_of(age: float, percent: float) -> list[float]:
 def _by_percentages(
     prior: NormalDist, age: float, ages: Sequence[float], reports: Sequence[tuple[float, float]]
 ) -> list[float]:
-    """Return the weight of each age: the pace, cut to later than now, times the likelihood."""
-    left = max(1 - prior.cdf(math.log(age)), _NOTHING_LEFT)
+    """Return the weight of each age: its probability by the pace, times that of the reports."""
+    left = max(1 - prior.cdf(math.log(age)), _IGNORED_TAIL)
     step = math.log(ages[1] / ages[0])
     return [prior.pdf(math.log(at)) * step / left * _likelihood(at, reports) for at in ages]
 
 
 def _likelihood(ready_at: float, reports: Sequence[tuple[float, float]]) -> float:
-    """Return how well even progress to that age explains the reports, whenever it began."""
+    """Return the likelihood of the reports, given even progress until ``ready_at``."""
     likelihood = 0.0
     for begin, chance in BEGINS:
         if begin >= ready_at:
@@ -190,10 +191,10 @@ def _likelihood(ready_at: float, reports: Sequence[tuple[float, float]]) -> floa
 
 
 def _best_age(belief: Belief, poll_price: float) -> float:
-    """Return the age at which a poll costs least: lateness now, and further polls if it is early.
+    """Return the age at which the next poll has the least expected cost.
 
-    Polls over a range of equally likely moments cost the root of price and range: that is the
-    price of a poll too early, with the range that is left then.
+    A late poll costs the delay. An early one costs further polls: over a range of equally probable
+    times, these cost half a poll and the square root of price times range.
     """
     ages, weights, meaningless = belief
     rest, moment = 1.0, sum(at * weight for at, weight in zip(ages, weights, strict=True))
@@ -202,7 +203,7 @@ def _best_age(belief: Belief, poll_price: float) -> float:
     for at, weight in zip(ages, weights, strict=True):
         rest, moment = rest - weight, moment - at * weight
         cost = at * (1 - rest) - (mean - moment)
-        if rest > _NOTHING_LEFT:
+        if rest > _IGNORED_TAIL:
             left = _range_left(at, moment / rest, meaningless)
             cost += rest * (poll_price / 2 + math.sqrt(poll_price * left))
         if cost < best_cost:
@@ -211,7 +212,7 @@ def _best_age(belief: Belief, poll_price: float) -> float:
 
 
 def _range_left(age: float, ready_at: float, meaningless: float) -> float:
-    """Return the range of moments that a poll at that age leaves, if it is not ready by then."""
+    """Return the range of ready times that is left if a poll at ``age`` is too early."""
     left = max(0.0, 2 * (ready_at - age))
     expected = age / ready_at * 100
     if meaningless > 0.5 or expected < INFORMATIVE_PERCENT:
@@ -221,14 +222,14 @@ def _range_left(age: float, ready_at: float, meaningless: float) -> float:
 
 
 def plan(rows: Iterable[Download], start: int = 0) -> list[Download]:
-    """Return the due rows in the order in which to send their requests; requests may end first.
+    """Return the due rows in the order in which to send their requests.
 
-    Live rows go before those of a backfill. In each lane creates and polls take turns: a poll ends
-    a download, but a download takes its time from the create on.
+    Live rows go before those of a backfill. In each lane creates and polls alternate, so that
+    neither waits for all of the other when few requests may be sent.
 
     Args:
         rows: of any lane and step.
-        start: whose turn it is first; a caller that can send few requests counts it up.
+        start: even: a create goes first; odd: a poll. The caller counts the requests sent.
     """
     oldest_first = sorted(rows, key=lambda row: row.due_at or 0.0)
     planned: list[Download] = []

@@ -1,15 +1,14 @@
 """Compute the request budget that all functions share.
 
-Cloudflare answers everything with 429 for five minutes once a user has made 1200 requests in
+Cloudflare answers every request with 429 for five minutes once a user has made 1200 requests in
 five minutes (https://developers.cloudflare.com/fundamentals/api/reference/limits/). So every
 request of every function first takes a permit from one budget, kept in the control table.
 
-No rolling five minutes hold more requests than the limit, whatever the functions' own clocks say:
+No rolling five minutes hold more requests than the limit, even if the functions' clocks differ:
 
-1. A permit is dated by DynamoDB's time of the read that it rests on. It must be used within
-   ``USE_WITHIN`` of the start of that read, by a clock that only measures durations, and the
-   connection takes at most ``CONNECT_WITHIN`` more. So a request leaves at most ``SLACK`` after
-   its date.
+1. The date of a permit is DynamoDB's time when the budget was read. The permit must be used within
+   ``USE_WITHIN`` seconds of the start of that read, on a monotonic clock. The connection takes at
+   most ``CONNECT_WITHIN`` more. So a request leaves at most ``SLACK`` seconds after its date.
 2. Permits are counted in slots of ``SLOT`` seconds. A slot counts until the request of its last
    second has left the window, however late that request left.
 3. A permit is granted only if all slots that count, the permit included, are within the limit.
@@ -28,19 +27,19 @@ if TYPE_CHECKING:
 WINDOW: Final = 300
 USE_WITHIN: Final = 2.0
 CONNECT_WITHIN: Final = 2.0
-# The fraction of a second that the Date header leaves out, and a second by which the clocks of
-# DynamoDB's own machines may differ.
+# The Date header omits the fraction of a second, and the clocks of DynamoDB's own machines may
+# differ by a second.
 DATE_ERROR: Final = 2.0
 SLACK: Final = math.ceil(USE_WITHIN + CONNECT_WITHIN + DATE_ERROR)
 # Ten seconds keep the record below 1 KiB, which is one write unit. They cost 1.5 % of the limit:
 # a permit counts 4.5 seconds longer than it must, on average.
 SLOT: Final = 10
-# From the start of a slot until its permits are available again.
+# The seconds from the start of a slot until its permits are available again.
 COUNTS_FOR: Final = SLOT - 1 + WINDOW + SLACK
 BLOCK_WITHOUT_RETRY_AFTER: Final = 300.0
 BLOCK_AT_LEAST: Final = 1.0
 BLOCK_AT_MOST: Final = 900.0
-# Others use the account too: the last tenth of the requests that it has left is theirs.
+# A tenth of the requests that the account has left is kept for its other users.
 USABLE_OF_REMAINING: Final = 0.9
 
 
@@ -56,8 +55,8 @@ class Asker(Enum):
 
     OPERATOR = auto()  # a caller waits for the answer: nothing is reserved
     WEBHOOK = auto()
-    POLLER = auto()  # for the downloads of today
-    BACKGROUND = auto()  # for a backfill, and to check what is ready
+    POLLER = auto()  # for live downloads
+    BACKGROUND = auto()  # for a backfill, and to recheck ready downloads
 
 
 class Permits(NamedTuple):
@@ -93,8 +92,8 @@ class Allowance:
         """Return the allowance that a control record holds, without the slots that have expired."""
         blocked_until = value.get("blocked_until", 0.0)
         if "others" in value:
-            # A former version dated each second, as a distance from the one before. Its permits
-            # are not counted again: the gate stays closed until the last of them has expired.
+            # An earlier version stored the permits by second. They are not converted: the gate
+            # stays closed until the last of them has expired.
             newest = max(sum(value["webhooks"][::2]), sum(value["others"][::2]))
             return cls(limit, now, blocked_until=max(blocked_until, newest + WINDOW + SLACK))
         return cls(
@@ -144,7 +143,7 @@ class Allowance:
     def load(self, asker: Asker) -> float:
         """Return the part of the limit, 0 to 1, that is used by work as urgent as the asker's.
 
-        The work of today does not depend on how much a backfill uses.
+        Only the asker ``BACKGROUND`` counts what background work uses.
         """
         background = sum(permits.background for permits in self.granted.values())
         return (self.used if asker is Asker.BACKGROUND else self.used - background) / self.limit
@@ -152,11 +151,11 @@ class Allowance:
     def reserved_from(self, asker: Asker) -> int:
         """Return how many permits this asker must not take, because others need them.
 
-        Webhooks must not take what is unused of half the limit: if they took all of it for
-        creates, nothing created would ever be polled. The poller makes the remaining creates.
+        Webhooks leave half of the limit to others, less what others have used: if creates took the
+        whole limit, no download would be polled. The poller makes the remaining creates.
 
-        The poller must not take what webhooks need in a minute at their present rate: at least a
-        fiftieth of the limit, and no more than what is unused of their half.
+        The poller leaves what webhooks need in a minute at their present rate: at least a fiftieth
+        of the limit, at most the rest of their half.
         """
         webhooks = sum(permits.webhooks for permits in self.granted.values())
         match asker:
@@ -192,7 +191,7 @@ class Allowance:
         return replace(self, blocked_until=max(self.blocked_until, until))
 
     def under(self, rate: RateLimit) -> Allowance:
-        """Return the allowance under what Cloudflare says that the account has left.
+        """Return the allowance with the ceiling that a ``Ratelimit`` header sets.
 
         Until the reset, a header can only lower the ceiling: answers arrive in any order.
         """

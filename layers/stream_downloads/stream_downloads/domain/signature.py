@@ -35,14 +35,14 @@ class UnauthenticReason(StrEnum):
 _MESSAGES: Final = {
     UnauthenticReason.MISSING: "there is no Webhook-Signature header",
     UnauthenticReason.MALFORMED: "the header is not of the form time=<unix>,sig1=<64 hex digits>",
-    UnauthenticReason.MISMATCH: "no signature in the header is right under the signing secret",
+    UnauthenticReason.MISMATCH: "no signature in the header matches the signing secret",
     UnauthenticReason.TOO_OLD: "the signature is right but was made too long ago",
     UnauthenticReason.TOO_NEW: "the signature is right but its time is in the future",
 }
 
 
 class Unauthentic(Exception):
-    """The signature does not prove that Cloudflare sent this, and now."""
+    """The signature does not prove that Cloudflare sent the request just now."""
 
     def __init__(self, reason: UnauthenticReason) -> None:
         super().__init__(_MESSAGES[reason])
@@ -50,7 +50,7 @@ class Unauthentic(Exception):
 
 
 class NoSecret(ValueError):
-    """No signing secret was given that could verify anything: our fault, not the sender's."""
+    """No usable signing secret was given: a fault of the stack, not of the sender."""
 
 
 def sign(body: bytes, secret: bytes, now: int) -> str:
@@ -58,15 +58,14 @@ def sign(body: bytes, secret: bytes, now: int) -> str:
 
     Args:
         body: the raw body.
-        secret: the signing secret; its ASCII characters are the key, not what they would
-            decode to.
+        secret: the signing secret; its ASCII characters are the key, without decoding.
         now: Unix time in seconds.
 
     Raises:
         NoSecret: the secret is empty.
     """
     if not secret:
-        raise NoSecret("an empty secret signs nothing")
+        raise NoSecret("the signing secret is empty: pass the stored one")
     return f"time={now},sig1={_mac(secret, str(now), body).hex()}"
 
 
@@ -91,7 +90,7 @@ def verify(
 
     Raises:
         Unauthentic: for anything that a sender can get wrong.
-        NoSecret: ``secrets`` holds nothing that could verify.
+        NoSecret: all ``secrets`` are empty.
     """
     keys = [secret for secret in secrets if secret]
     if not keys:

@@ -1,9 +1,8 @@
 """Every transition of a download, in the order of its life.
 
-Each function takes a row and what was just learned, and returns the row that follows; where
-nothing changes it returns the same row. A new `Work` is empty: a transition that keeps failures or
-trouble says so. `Creation` outlives the work, and is dropped only when Cloudflare has nothing of
-ours any more.
+Each function takes a row and what was just learned, and returns the next row: the same object if
+nothing changes. New `Work` has no failures and no trouble: a transition that keeps them passes them
+on. `Creation` is kept for as long as something of ours may exist at Cloudflare.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from stream_downloads.domain.download import (
 from stream_downloads.domain.video import Video
 
 DAY: Final = 86_400.0
-# A create has arrived or failed by then: the longest total limit of one request, and room for the
-# clocks of two functions.
+# A create has arrived or failed by then: this is the longest limit of one request, and room for
+# different clocks of two functions.
 CREATE_SETTLES_AFTER: Final = 30.0
 # Cloudflare may list a download some time after accepting it. No figure is published.
 UNLISTED_GRACE: Final = 60.0
@@ -41,8 +40,8 @@ GONE_GRACE: Final = 3_600.0
 COMPARED_OVER: Final = 2.0
 # The pauses before a download that Cloudflare reports as failed is deleted and created again.
 RECREATE_PAUSES: Final = (60.0, 300.0, 900.0)
-# A day of refusals holds about a hundred. With fewer than these, most of the day had no requests,
-# as when the credentials were refused or Cloudflare's rate limit was reached.
+# A day of retries has about a hundred refusals. With fewer than this, most of the day had no
+# requests, as when the credentials were refused or Cloudflare's rate limit was reached.
 REFUSALS_AT_LEAST: Final = 20
 
 
@@ -79,7 +78,7 @@ def request_again(
     Args:
         row: in any status.
         now: the time of the request.
-        video: as it is known now, if it is; the row takes its facts over.
+        video: the video, if it is known; the row takes over its facts.
         lane: the priority of the request.
     """
     if video:
@@ -90,7 +89,7 @@ def request_again(
 
 
 def retry(row: Download, now: float) -> Download:
-    """Try again what ended in ``error``: the delete if that was refused, else the whole request."""
+    """Retry a row that ended in ``error``: its delete if that was refused, else the download."""
     if row.status is not Status.ERROR:
         return row
     if row.error_code == ErrorCode.DELETE_REFUSED:
@@ -99,14 +98,14 @@ def retry(row: Download, now: float) -> Download:
 
 
 def video_is_ready(row: Download, video: Video, now: float, *, lane: Lane = Lane.LIVE) -> Download:
-    """Open a row that had ended because of its video, which is ready now."""
+    """Request again a row that ended because of its video; bring forward one of a backfill."""
     if row.reopens:
         return request_again(row, now, video=video, lane=lane)
     return _brought_forward(row, lane)
 
 
 def video_has_failed(row: Download, now: float) -> Download:
-    """Check the video after a webhook that says it failed: webhooks come in any order."""
+    """Check a video after a webhook said that it failed: webhooks come in any order."""
     if row.work is None or row.status not in (Status.REQUESTED, Status.INPROGRESS):
         return row
     if row.work.step is Step.DELETE:
@@ -115,7 +114,7 @@ def video_has_failed(row: Download, now: float) -> Download:
 
 
 def fail_video(row: Download, video: Video, now: float) -> Download:
-    """End a row whose video failed. A webhook that says "ready" opens it again."""
+    """End a row whose video failed. It is requested again when the video is ready."""
     code = video.error_code or ErrorCode.VIDEO_FAILED
     reason = Reason(code, video.error_message or "The video failed.")
     return replace(fail(row, reason, now), reopens=True)
@@ -125,7 +124,7 @@ def fail_video(row: Download, video: Video, now: float) -> Download:
 
 
 def create_sent(row: Download, now: float) -> Download:
-    """Record a create before it is sent: unless an answer comes, a list has to follow."""
+    """Record a create before it is sent. If no answer comes, the next step is a list."""
     work = replace(_work(row), step=Step.LIST, due_at=now + CREATE_SETTLES_AFTER)
     return replace(row, work=work, creation=Creation(sent_at=now))
 
@@ -163,13 +162,13 @@ def create_accepted(
 
 
 def create_refused(row: Download, reason: Reason, retry_at: float, now: float) -> Download:
-    """Repeat a create that Cloudflare refused, as it does while a video is not ready, for a day.
+    """Repeat a refused create for a day: Cloudflare refuses while the video is not ready.
 
-    From the second refusal on the video is checked in between: it may have failed.
+    From the second refusal on, the video is checked before each create: it may have failed.
     """
     trouble = _trouble(row, TroubleKind.REFUSED, reason, now)
     row = replace(row, creation=None)
-    if _for_a_day(trouble, now):
+    if _lasted_a_day(trouble, now):
         return fail(row, reason, now)
     step = Step.CREATE if trouble.count == 1 else Step.GET_VIDEO
     return replace(row, work=_next_attempt(row, step, retry_at, trouble))
@@ -179,13 +178,13 @@ def create_not_found(row: Download, reason: Reason, now: float) -> Download:
     """Check the video of a create that was answered with 404: is it gone, or not ready yet?"""
     trouble = _trouble(row, TroubleKind.REFUSED, reason, now)
     row = replace(row, creation=None)
-    if _for_a_day(trouble, now):
+    if _lasted_a_day(trouble, now):
         return fail(row, reason, now)
     return replace(row, work=_next_attempt(row, Step.GET_VIDEO, now, trouble))
 
 
 def try_again(row: Download, due_at: float, reason: Reason, now: float) -> Download:
-    """Repeat a step that failed for a passing reason. What held the row up before still does."""
+    """Repeat a step that failed for a passing reason; other trouble of the row stays."""
     trouble = _trouble(row, TroubleKind.FAILING, reason, now)
     return replace(row, work=_next_attempt(row, _work(row).step, due_at, trouble))
 
@@ -196,7 +195,7 @@ def try_again(row: Download, due_at: float, reason: Reason, now: float) -> Downl
 def listed_in_progress(
     row: Download, percent: float | None, poll_at: float, now: float
 ) -> Download:
-    """Record the progress that a list shows. After a day without an end the row ends."""
+    """Record the progress that a list shows. After a day of progress the row ends in ``error``."""
     creation = _listed(row, now)
     if now - (creation.accepted_at or now) >= DAY:
         message = "Cloudflare has not finished this download in a day."
@@ -212,8 +211,8 @@ def listed_in_progress(
 def followed(before: Download, after: Download) -> Download | None:
     """Return the row to keep in memory after a list, or None if it has to be written at once.
 
-    A list that shows nothing but progress changes nothing for others. The index keeps the due
-    time that it has: if the memory is lost, the download is polled once more.
+    A row with nothing new but progress need not be written. Its due time in the index stays: if
+    the memory is lost, the download is polled once more.
 
     Args:
         before: the row before the list.
@@ -237,10 +236,10 @@ def followed(before: Download, after: Download) -> Download | None:
 
 
 def listed_ready(row: Download, url: str, maintenance: Work, now: float) -> Download:
-    """Publish the URL of a download that a list shows as ready: the one way to a URL.
+    """Publish the URL of a download that a list shows as ready. Nothing else publishes one.
 
     Args:
-        row: of a download that Cloudflare has.
+        row: the row before the list.
         url: as listed.
         maintenance: what to do with the ready download later.
         now: the time of the list.
@@ -278,13 +277,13 @@ def listed_with_bad_url(row: Download, retry_at: float, maintenance: Work, now: 
     row = replace(row, creation=_listed(row, now))
     if row.status is Status.READY:
         return replace(row, work=replace(maintenance, trouble=trouble))
-    if _for_a_day(trouble, now):
+    if _lasted_a_day(trouble, now):
         return fail(row, reason, now)
     return replace(row, work=_next_attempt(row, Step.LIST, retry_at, trouble))
 
 
 def listed_failed(row: Download, now: float) -> Download:
-    """Delete a download that Cloudflare failed to make, to create it again; give up at last."""
+    """Delete a download that Cloudflare failed to make, and create it again, a few times."""
     row = replace(row, creation=_listed(row, now))
     if row.recreations >= len(RECREATE_PAUSES):
         message = f"Cloudflare could not make this download in {row.recreations + 1} attempts."
@@ -297,11 +296,11 @@ def unlisted(row: Download, now: float) -> Download:
     """Handle a list that does not show the download.
 
     A create that was never confirmed is repeated. Anything that Cloudflare had accepted must be
-    missing from two lists, a grace apart; then a ready download's video is checked, and any other
-    is created again.
+    missing from two lists, `UNLISTED_GRACE` apart. Then the video of a ready download is checked,
+    and any other download is created again.
     """
     if row.creation and row.creation.accepted_at is None and row.status is not Status.READY:
-        if now < _settled(row, now):
+        if now < _create_settled_at(row, now):
             return row  # the create may still be on its way
         return create_not_sent(row, now)
     message = "Cloudflare does not list this download."
@@ -314,7 +313,7 @@ def unlisted(row: Download, now: float) -> Download:
     if row.status is Status.READY:
         return replace(row, work=Work(Step.GET_VIDEO, now, trouble=trouble))
     if row.recreations >= len(RECREATE_PAUSES):
-        message = f"Cloudflare took {row.recreations + 1} creates and shows no download."
+        message = f"Cloudflare accepted {row.recreations + 1} creates, but lists no download."
         return fail(row, Reason(ErrorCode.DOWNLOAD_FAILED, message), now)
     return replace(row, work=Work(Step.CREATE, now), creation=None, recreations=row.recreations + 1)
 
@@ -325,8 +324,8 @@ def unlisted(row: Download, now: float) -> Download:
 def video_found(row: Download, video: Video, retry_at: float, now: float) -> Download:
     """Continue a row whose video exists and did not fail.
 
-    A ready download that two lists have just not shown is gone, and is requested again. If the
-    video was unknown meanwhile, or the lists are old, the download is listed once more.
+    A ready download that is missing from two recent lists is requested again. If the video was
+    unknown in between, or the lists are old, the download is listed once more.
     """
     row = _with_facts(row, video, now)
     work = _work(row)
@@ -340,12 +339,12 @@ def video_found(row: Download, video: Video, retry_at: float, now: float) -> Dow
             return replace(row, work=Work(Step.RECHECK, now, trouble=trouble))
         return _requested_again(replace(row, creation=None), now, row.lane)
     if row.creation is not None:
-        return replace(row, work=Work(Step.LIST, _settled(row, now), trouble=trouble))
+        return replace(row, work=Work(Step.LIST, _create_settled_at(row, now), trouble=trouble))
     return replace(row, work=Work(Step.CREATE, retry_at, work.attempts, trouble))
 
 
 def video_not_found(row: Download, reason: Reason, now: float) -> Download:
-    """Check once more, after a grace, that the video is gone; then end the row."""
+    """Check again after `GONE_GRACE` that the video is gone; then end the row."""
     trouble = _trouble(row, TroubleKind.VIDEO_UNKNOWN, reason, now)
     if now - trouble.since < GONE_GRACE:
         work = Work(Step.GET_VIDEO, trouble.since + GONE_GRACE, trouble=trouble)
@@ -363,13 +362,13 @@ def delete(row: Download, now: float) -> Download:
     """Delete a download, on request or at the end of its retention. The URL is removed at once."""
     if row.status in (Status.DELETING, Status.DELETED):
         return row
-    return _become(row, Status.DELETING, now, work=Work(Step.DELETE, _settled(row, now)))
+    return _become(row, Status.DELETING, now, work=Work(Step.DELETE, _create_settled_at(row, now)))
 
 
 def delete_refused(row: Download, reason: Reason, retry_at: float, now: float) -> Download:
     """Repeat a delete that Cloudflare refused, for a day."""
     trouble = _trouble(row, TroubleKind.REFUSED, reason, now)
-    if not _for_a_day(trouble, now):
+    if not _lasted_a_day(trouble, now):
         return replace(row, work=_next_attempt(row, Step.DELETE, retry_at, trouble))
     if row.status is Status.DELETING:  # else it was deleted only to be created again
         message = f"Cloudflare refused to delete it for a day: {reason.code} {reason.message}"
@@ -414,7 +413,7 @@ def _become(row: Download, status: Status, now: float, **changes: Any) -> Downlo
         "error_message": None,
         "reopens": False,
     }
-    return replace(row, status=status, updated_at=_later(row, now), **(cleared | changes))
+    return replace(row, status=status, updated_at=_next_updated_at(row, now), **(cleared | changes))
 
 
 def _in_progress(row: Download, now: float) -> Download:
@@ -422,7 +421,7 @@ def _in_progress(row: Download, now: float) -> Download:
     return row if row.status is Status.INPROGRESS else _become(row, Status.INPROGRESS, now)
 
 
-def _later(row: Download, now: float) -> float:
+def _next_updated_at(row: Download, now: float) -> float:
     """Return the time of a change: whole milliseconds, as consumers see it, and always growing.
 
     The clocks of two functions differ, and consumers order the changes of a row by this time.
@@ -446,8 +445,8 @@ def _next_attempt(row: Download, step: Step, due_at: float, trouble: Trouble) ->
 def _trouble(row: Download, kind: TroubleKind, reason: Reason, now: float) -> Trouble:
     """Return the trouble of a row after it was met again.
 
-    The same kind goes on; another kind starts now. A passing failure displaces nothing: otherwise
-    a refused create of which some requests fail would never end.
+    The same kind goes on; another kind starts now. But a passing failure replaces no other trouble:
+    otherwise a refused create of which some requests fail would never end.
     """
     before = row.work.trouble if row.work else None
     if before and before.kind is kind:
@@ -457,7 +456,7 @@ def _trouble(row: Download, kind: TroubleKind, reason: Reason, now: float) -> Tr
     return Trouble(kind, now, 1, reason)
 
 
-def _for_a_day(trouble: Trouble, now: float) -> bool:
+def _lasted_a_day(trouble: Trouble, now: float) -> bool:
     return now - trouble.since >= DAY and trouble.count >= REFUSALS_AT_LEAST
 
 
@@ -473,14 +472,14 @@ def _listed(row: Download, now: float) -> Creation:
 
 
 def _earlier_report(creation: Creation, percent: float, now: float) -> Report:
-    """Return the report that the next one is to be compared with: not too young to tell a speed."""
+    """Return the report to compare the next one with: old enough to show a speed."""
     earlier, accepted_at = creation.earlier, creation.accepted_at or creation.sent_at
     if earlier and now - accepted_at < COMPARED_OVER * (earlier.at - accepted_at):
         return earlier
     return Report(now, percent)
 
 
-def _settled(row: Download, now: float) -> float:
+def _create_settled_at(row: Download, now: float) -> float:
     """Return the time from which no create of this row can still be on its way."""
     if row.creation is None or row.creation.accepted_at is not None:
         return now
@@ -497,7 +496,7 @@ def _requested_again(row: Download, now: float, lane: Lane) -> Download:
         now,
         requested_at=now,
         percent_complete=None,
-        work=Work(step, _settled(row, now)),
+        work=Work(step, _create_settled_at(row, now)),
         recreations=0,
         lane=lane,
     )
@@ -520,4 +519,4 @@ def _with_facts(row: Download, video: Video, now: float) -> Download:
         name=video.name or row.name,
         duration_seconds=row.duration_seconds if duration is None else duration,
     )
-    return row if updated == row else replace(updated, updated_at=_later(row, now))
+    return row if updated == row else replace(updated, updated_at=_next_updated_at(row, now))

@@ -17,7 +17,7 @@ from stream_downloads.domain.download import DownloadType
 
 VIDEO_UID: Final = re.compile("[0-9a-f]{32}")
 
-# The values of `meta.downloads`, by which a video says itself which downloads it gets.
+# The values of `meta.downloads`, which names the downloads of a video.
 META_DOWNLOADS: Final[Mapping[str, tuple[DownloadType, ...]]] = {
     "none": (),
     "default": (DownloadType.DEFAULT,),
@@ -70,7 +70,7 @@ class Video(NamedTuple):
 
 
 class VideoPage(NamedTuple):
-    """Part of the library.
+    """A page of the library.
 
     ``listed`` is how many videos Cloudflare listed, ``videos`` those of them that have a usable
     uid: without one, nothing can be asked about a video.
@@ -81,7 +81,7 @@ class VideoPage(NamedTuple):
 
 
 class UnusableReason(StrEnum):
-    """The reasons for which nothing can be done with what Cloudflare sent."""
+    """The reasons for which a message of Cloudflare's cannot be acted on."""
 
     NOT_JSON = "not_json"
     NESTED_TOO_DEEP = "nested_too_deep"
@@ -92,7 +92,7 @@ class UnusableReason(StrEnum):
 
 
 class Unusable(Exception):
-    """Cloudflare sent something that is not about a video, or not about one to act on."""
+    """Cloudflare's message is not about a video, or about none to act on."""
 
     def __init__(self, reason: UnusableReason) -> None:
         super().__init__(reason.value)

@@ -18,20 +18,20 @@ DETAIL_TYPES: Final = {
     Status.ERROR: "Download Failed",
     Status.DELETED: "Download Deleted",
 }
-# The attributes of which a change is announced.
+# A change of one of these attributes is announced.
 ANNOUNCED: Final = ("status", "url")
 
 
 def announce(bus: EventBus, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put an event on the bus for each download that has come to an end.
+    """Put an event on the bus for each download that ended, or has another URL.
 
     Returns:
-        Where the stream has to go on if the bus did not take an event: from that record on, so
-        that the order of each download's events stays, and some may come twice.
+        The first record whose event the bus did not take, if there is one. Lambda retries from
+        there: the events of a download stay in order, and some may come twice.
 
     Raises:
-        botocore.exceptions.ClientError, BotoCoreError: the bus was not reached; the whole batch
-            comes again.
+        botocore.exceptions.ClientError, BotoCoreError: the bus was not reached; Lambda retries the
+            whole batch.
     """
     ends = [(record, event) for record in records if (event := event_of(record))]
     for first in range(0, len(ends), ENTRIES_AT_ONCE):
@@ -62,7 +62,7 @@ def event_of(record: Mapping[str, Any]) -> Event | None:
 
 
 def detail_of(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the item as its consumers know it: without what is the service's own."""
+    """Return the public attributes of an item, as its consumers know them."""
     return {name: value_of(typed) for name, typed in item.items() if not name.startswith("_")}
 
 

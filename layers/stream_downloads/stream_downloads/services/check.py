@@ -1,7 +1,7 @@
-"""Checks whether an installation is as it should be, and says how to fix what is not.
+"""Checks an installation, and says how to fix what is wrong.
 
-Nothing is changed: Cloudflare is asked for one video, for the subscription, and to create a
-download of a video that does not exist, which tells whether the credentials may edit.
+Nothing is changed. Cloudflare is asked for one video and for the subscription, and to create a
+download of a video that does not exist: the answer shows whether the credentials may edit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT, oldest_due
 from stream_downloads.services.poll import LIVE_QUEUES
 from stream_downloads.services.reconcile import LOOK_BACK
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
-from stream_downloads.services.register import is_same_url
+from stream_downloads.services.signing_secret import GUEST, REGISTRATION, is_same_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,16 +34,16 @@ Result = TypeVar("Result")
 REQUEST_SECONDS: Final = 5.0
 # No video has this uid.
 NO_VIDEO: Final = "0" * 32
-# NoPollAlarm waits as long.
+# As long as NoPollAlarm waits.
 POLL_OVERDUE: Final = 180.0
-# The timeout of ReconcileLibrary: the times in its record are those at which a run began.
+# The timeout of ReconcileLibrary: its record has the time at which a run began.
 RECONCILIATION_OVERDUE_AT_LEAST: Final = 600.0
 DUE_TOO_LONG: Final = 900.0
-# At most this many minutes between two reconciliations replace the webhook.
+# A reconciliation at least this often replaces the webhook.
 MINUTES_WITHOUT_WEBHOOK: Final = WEBHOOK_TAKES_AT_MOST / 60
-# Cloudflare's codes for credentials that are none, whatever they are to be used for.
+# Cloudflare's codes for invalid credentials, other than for a missing permission.
 INVALID_CREDENTIALS: Final = frozenset({6003, 9103, 9106, 9109})
-# Cloudflare's codes for an address that leads nowhere, as with the id of no account.
+# Cloudflare's codes for an unknown route, as with the id of no account.
 NO_ROUTE: Final = frozenset({7000, 7003})
 
 SHAPES: Final = '{"api_token": "…"}, or {"api_email": "…", "api_key": "…"}'
@@ -65,8 +65,7 @@ ALLOW_TO_READ: Final = (
     " policy or in the organization. If a key of your own encrypts the secret, deploy with"
     " CloudflareSecretKmsKeyArn."
 )
-# What to do about the secret of the credentials, by a part of the text that says why it cannot be
-# used; the first that fits.
+# How to fix the secret of the credentials, by a part of the error's text; the first match applies.
 SECRET_FIXES: Final = (
     ("KMS", "Deploy with CloudflareSecretKmsKeyArn, the ARN of the key that encrypts the secret."),
     ("DecryptionFailure", "Enable the KMS key that encrypts the secret."),
@@ -83,6 +82,10 @@ TAKE_OVER_OR_SHARE: Final = (
     'Invoke RegisterWebhook with {"force": true} to take the subscription over. Or invoke it with'
     ' {"subscribe": false}, and have the owner of the subscription pass the requests on unchanged.'
 )
+STORE_AS_GUEST: Final = (
+    "Wait for the next request that the owner passes on: it makes the stack store the secret. Or"
+    ' invoke RegisterWebhook with {"subscribe": false} now.'
+)
 WITHOUT_WEBHOOK: Final = (
     f"Or deploy with ReconcileMinutes from 1 to {MINUTES_WITHOUT_WEBHOOK:g}: then the stack works"
     " without any webhook."
@@ -97,17 +100,17 @@ SEE_PERMISSION: Final = "See the finding permission."
 CHECK_AGAIN: Final = "Check again in a minute."
 OUT_OF_TIME: Final = "the function's time was over"
 
-# What was found, and what to do about it: None if all is as it should be.
+# What was found, and how to fix it: None if nothing is wrong.
 Verdict = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The settings that a check compares with.
+    """The settings that the checks compare with.
 
     Attributes:
         webhook_url: where Cloudflare has to send the webhooks.
-        signing_secret: reads the stored signing secret, now.
+        signing_secret: reads and returns the stored signing secret.
         reconcile_minutes: the minutes between two reconciliations.
     """
 
@@ -122,7 +125,7 @@ class Finding:
 
     Attributes:
         check: the name of the check.
-        ok: whether all is as it should be; False as well if it could not be checked.
+        ok: True if nothing is wrong; False also if it could not be checked.
         detail: what was found.
         fix: what to do; None if `ok`.
     """
@@ -137,7 +140,7 @@ class Finding:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-class NotAsked(Exception):
+class NoAnswer(Exception):
     """Cloudflare gave no answer that can be judged; the text says why, `fix` what to do."""
 
     def __init__(self, reason: str, fix: str = CHECK_AGAIN) -> None:
@@ -166,25 +169,25 @@ def check(
 
 
 class Questions:
-    """Asks Cloudflare each question once, until a reason concerns all of them."""
+    """Asks Cloudflare each question once, and none after a failure that concerns all."""
 
     def __init__(self, service: Service, remaining: Callable[[], float]) -> None:
         """Take the parts of the service, and what returns the seconds the function has left."""
         self._gateway = service.gateway
         self._remaining = remaining
-        self._stopped: NotAsked | None = None
+        self._stopped: NoAnswer | None = None
         self._answers: dict[str, Any] = {}
 
-    def stop(self, reason: str, fix: str = CHECK_AGAIN) -> NotAsked:
+    def stop(self, reason: str, fix: str = CHECK_AGAIN) -> NoAnswer:
         """Ask no more; return the exception that says why, and what to do."""
-        self._stopped = NotAsked(reason, fix)
+        self._stopped = NoAnswer(reason, fix)
         return self._stopped
 
     def ask(self, call: Callable[..., Result], *args: object, **kwargs: object) -> Result | Refused:
         """Return the answer to a request, or the refusal.
 
         Raises:
-            NotAsked: there is no answer that can be judged.
+            NoAnswer: there is no answer that can be judged.
         """
         name = call.__name__
         if self._stopped:
@@ -192,10 +195,10 @@ class Questions:
         if name not in self._answers:
             try:
                 self._answers[name] = self._send(call, *args, **kwargs)
-            except NotAsked as reason:
+            except NoAnswer as reason:
                 self._answers[name] = reason
-        answer: Result | Refused | NotAsked = self._answers[name]
-        if isinstance(answer, NotAsked):
+        answer: Result | Refused | NoAnswer = self._answers[name]
+        if isinstance(answer, NoAnswer):
             raise answer
         return answer
 
@@ -210,12 +213,12 @@ class Questions:
             if refusal.kind is RefusalKind.THROTTLED:
                 raise self.stop(answer_of(refusal)) from None
             if refusal.kind is RefusalKind.UNUSABLE:
-                raise NotAsked(str(refusal)) from None
+                raise NoAnswer(str(refusal)) from None
             return refusal
 
 
 class Inspection:
-    """Makes the findings of one check. What could not be checked is not ``ok`` either."""
+    """Makes the findings of one check. One that could not be made is not ``ok``."""
 
     def __init__(
         self, service: Service, installation: Installation, remaining: Callable[[], float]
@@ -250,7 +253,7 @@ class Inspection:
             return Finding(name, ok=False, detail=detail, fix=fix)
         try:
             detail, fix = judge()
-        except NotAsked as reason:
+        except NoAnswer as reason:
             detail, fix = not_checked(str(reason), reason.fix)
         except Exception as error:  # noqa: BLE001 - one check that fails hides no other
             details = described(error)
@@ -303,7 +306,7 @@ class Inspection:
         codes = {error.code for error in answer.errors}
         if answer.kind in (RefusalKind.CREDENTIALS, RefusalKind.NOT_FOUND) or codes & NO_ROUTE:
             return answer
-        raise NotAsked(answer_of(answer))
+        raise NoAnswer(answer_of(answer))
 
     def _subscription(self) -> Verdict:
         found = self._found_subscription()
@@ -316,6 +319,8 @@ class Inspection:
                 f"{there} This stack knows their signing secret, and takes what is passed on.",
                 None,
             )
+        if found and self._service.control.read(REGISTRATION).value.get("position") == GUEST:
+            return f"{there} This stack does not know their signing secret yet.", STORE_AS_GUEST
         minutes = self._installation.reconcile_minutes
         there += f" The reconciliation finds new videos, every {counted(minutes, 'minute')}."
         if minutes <= MINUTES_WITHOUT_WEBHOOK:
@@ -342,7 +347,7 @@ class Inspection:
     def _found_subscription(self) -> WebhookSubscription | None:
         found = self._questions.ask(self._stream.get_webhook)
         if isinstance(found, Refused):
-            raise NotAsked(answer_of(found))
+            raise NoAnswer(answer_of(found))
         return found
 
     @cached_property
@@ -363,7 +368,7 @@ class Inspection:
         )
         completed_at = kept.value.get("notes", {}).get("completed_at")
         if completed_at is None:
-            return "No run of PollDownloads has come to its end yet.", fix
+            return "No run of PollDownloads has completed yet.", fix
         detail = f"The last complete run of PollDownloads ended {ago(completed_at, kept.now)}."
         return detail, None if kept.now - completed_at <= POLL_OVERDUE else fix
 
@@ -376,7 +381,7 @@ class Inspection:
         )
         began_at = kept.value.get("completed_at")
         if began_at is None:
-            return "No reconciliation has come to its end yet.", fix
+            return "No reconciliation has completed yet.", fix
         detail = f"The last complete reconciliation began {ago(began_at, kept.now)}."
         overdue = max(2 * period, RECONCILIATION_OVERDUE_AT_LEAST)
         return detail, None if kept.now - began_at <= overdue else fix
@@ -412,7 +417,7 @@ def not_checked(reason: str, fix: str = CHECK_AGAIN) -> Verdict:
 
 
 def is_about_credentials(refusal: Refused) -> bool:
-    """Return true if the credentials are none at all, rather than without a permission."""
+    """Return True if the credentials are invalid, False if they only lack a permission."""
     codes = {error.code for error in refusal.errors}
     return refusal.status == 401 or not INVALID_CREDENTIALS.isdisjoint(codes)
 
@@ -429,7 +434,7 @@ def counted(count: float, noun: str) -> str:
 
 
 def ago(then: float, now: float) -> str:
-    """Return how long ago something was, in its largest unit, and when."""
+    """Return how long ago ``then`` was, in the largest unit, and its time."""
     seconds = max(0.0, now - then)
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= size:

@@ -31,7 +31,7 @@ PACE_KEPT_FOR: Final = 60.0
 
 
 class RecentPace:
-    """Keeps in memory how long recent downloads took: it changes little in a minute."""
+    """Caches for a minute how long recent downloads took."""
 
     def __init__(self, control: Control, monotonic: Callable[[], float]) -> None:
         self._control = control
@@ -61,7 +61,7 @@ class Service:
         jitter: gives a number from 0 to 1.
         refusals: limits the log lines about refused requests.
         pace: how long recent downloads took.
-        waker: starts a run of the poller; None where that is not wanted.
+        waker: starts a run of the poller; None in functions that start none.
     """
 
     downloads: Downloads
@@ -74,7 +74,7 @@ class Service:
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    # Functions started from one snapshot would all draw the same of the other kind.
+    # Processes restored from one snapshot would share the numbers of a seeded generator.
     jitter: Callable[[], float] = random.SystemRandom().random
     refusals: LogLimit = field(default_factory=LogLimit)
     waker: Waker | None = None
@@ -111,7 +111,7 @@ class Service:
         )
 
     def steps(self) -> Steps:
-        """Return what performs the next step of a row."""
+        """Return the `Steps` of these parts."""
         return Steps(
             downloads=self.downloads,
             gateway=self.gateway,

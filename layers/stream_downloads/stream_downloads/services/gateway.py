@@ -27,7 +27,7 @@ CALL_SECONDS: Final = 8.0
 
 
 class NotNow(Exception):
-    """The shared limit leaves no request for this now; the text says when to try again."""
+    """The shared limit allows no request now; the text says when to try again."""
 
 
 class SendAgain(Exception):
@@ -38,10 +38,10 @@ class SendAgain(Exception):
 
 
 class Gateway:
-    """The way to Cloudflare. Safe in threads.
+    """Sends requests to Cloudflare within the shared limit. Thread-safe.
 
     Attributes:
-        stream: the API, whose methods are what can be sent.
+        stream: the client of the API; its methods are the requests that can be sent.
         sent: how many requests were sent through this gateway.
     """
 
@@ -59,7 +59,7 @@ class Gateway:
         Args:
             wanted: how many, at least 1.
             asker: for whom.
-            leave: the part of the limit, 0 to 1, that this kind of work leaves to others.
+            leave: the part of the limit, 0 to 1, that this kind of work leaves to others as well.
 
         Raises:
             SecretUnavailable: the credentials for Cloudflare cannot be used.
@@ -82,7 +82,7 @@ class Gateway:
             kwargs: its arguments.
 
         Raises:
-            SendAgain: it has to be sent again under a new grant.
+            SendAgain: the request has to be sent again under a new grant.
             CloudflareError: Cloudflare was not reached, or refused.
             SecretUnavailable: the credentials for Cloudflare cannot be used.
         """
@@ -128,7 +128,7 @@ class Gateway:
         """Share what the last answers said about the limit of the account."""
         try:
             self._budget.settle()
-        except (ClientError, BotoCoreError) as error:  # the next answer says it again
+        except (ClientError, BotoCoreError) as error:  # the next answer has a new number
             logger.warning("The account's rate limit could not be shared", extra=described(error))
 
     def usage(self) -> Usage:
@@ -164,10 +164,10 @@ class Gateway:
             record(Metric.GATE_CLOSED)
             try:
                 self._budget.close(refusal.retry_after)
-            except (ClientError, BotoCoreError) as error:  # this process keeps to it all the same
+            except (ClientError, BotoCoreError) as error:  # this process obeys it all the same
                 logger.error("A 429 could not be shared with others", extra=described(error))
         elif refusal.kind is RefusalKind.CREDENTIALS:
-            with self._lock:  # of the refusals under one grant, the first reads the secret
+            with self._lock:  # only the first refusal under a grant reads the secret
                 changed = self._headers() != headers
                 if not changed and self._refreshed_under is not grant:
                     self._refreshed_under = grant

@@ -1,4 +1,4 @@
-"""Writes into the table what webhooks, reconciliation and operators want."""
+"""Writes into the table the downloads that webhooks, reconciliation and operators request."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def video_is_ready(
         download_types: the downloads that it gets.
         now: seconds since the epoch.
         lane: the priority of new rows.
-        permits: the caller sends the creates of so many rows next: new ones are added as sent,
-            which saves a write.
+        permits: for how many rows the caller sends the create next: new ones of these are added
+            as sent, which saves a write.
 
     Returns:
         The rows that this has written.
@@ -61,8 +61,7 @@ def video_has_failed(
 ) -> list[Download]:
     """End the downloads of a failed video in ``error`` with Cloudflare's reason.
 
-    Where there is a row already, a later webhook may have overtaken this one: such a row first
-    asks Cloudflare for the video.
+    If a row exists, a later webhook may have come first: then the poller checks the video.
 
     Returns:
         The rows that this has written.
@@ -78,7 +77,7 @@ def video_has_failed(
 
 
 def warn_of_unknown_downloads(video: Video) -> None:
-    """Log a ``meta.downloads`` that says nothing: the video gets the downloads of every video."""
+    """Log an unknown value of ``meta.downloads``: the video gets the default downloads."""
     if video.unknown_downloads is not None:
         details = {"video_uid": video.uid, "meta_downloads": video.unknown_downloads}
         known = ", ".join(repr(value) for value in META_DOWNLOADS)
@@ -92,7 +91,7 @@ def _add_or_change_all(
     wanted: Sequence[Download],
     transition: Callable[[Download], Download],
 ) -> list[Download]:
-    """Add rows, or make a transition of those that are there; return the rows as written."""
+    """Add rows, or make a transition of those that exist; return the rows as written."""
     rows = (add_or_change(downloads, row, transition) for row in wanted)
     return [row for row in rows if row is not None]
 
@@ -100,30 +99,30 @@ def _add_or_change_all(
 def add_or_change(
     downloads: Downloads, wanted: Download, transition: Callable[[Download], Download]
 ) -> Download | None:
-    """Add a row, or make a transition of the one that is there.
+    """Add a row, or make a transition of the one that exists.
 
     Returns:
         The row as written, or None if the transition had nothing to change.
 
     Raises:
-        LostRace: another function was first several times over.
+        LostRace: other functions wrote the row first, several times.
     """
-    there = downloads.add(wanted)
-    if there is None:
+    existing = downloads.add(wanted)
+    if existing is None:
         return replace(wanted, version=1)
-    return change(downloads, there, transition)
+    return change(downloads, existing, transition)
 
 
 def change(
     downloads: Downloads, row: Download, transition: Callable[[Download], Download]
 ) -> Download | None:
-    """Make a transition, from the row as it is by the time of the write.
+    """Make a transition of a row; if another function wrote it first, of that version.
 
     Returns:
         The row as written, or None if the transition had nothing to change.
 
     Raises:
-        LostRace: another function was first several times over.
+        LostRace: other functions wrote the row first, several times.
     """
     for _ in range(_TRIES):
         after = transition(row)

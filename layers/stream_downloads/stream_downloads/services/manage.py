@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stream_downloads.domain.download import DownloadType, Work
 
-# A call of DynamoDB takes three attempts of three seconds at most.
+# A call of DynamoDB makes at most three attempts of three seconds each.
 STOP_BEFORE_TIMEOUT: Final = 12.0
 KEYS_AT_ONCE: Final = 100
 QUEUES: Final = (
@@ -53,7 +53,7 @@ WAITS_FOR: Final = {
 def manage(
     service: Service, command: Command | LinkCommand, remaining: Callable[[], float]
 ) -> dict[str, Any]:
-    """Carry out a command. What Cloudflare has to do follows within the next polls."""
+    """Carry out a command. The poller then sends its creates and deletes to Cloudflare."""
     if isinstance(command, LinkCommand):
         return link(service, command)
     uid, types = command.video_uid, command.download_types
@@ -115,7 +115,7 @@ def ask_for_video(service: Service, uid: str) -> Video:
 
 
 def retry_all(service: Service, remaining: Callable[[], float]) -> dict[str, Any]:
-    """Open every row that ended in ``error`` again, as many as the time allows."""
+    """Retry the rows that ended in ``error``, as many as the time allows."""
     count, failed = 0, 0
     for uid, kind in service.downloads.with_status(Status.ERROR):
         if remaining() < STOP_BEFORE_TIMEOUT:
@@ -150,7 +150,7 @@ def stack_status(service: Service, remaining: Callable[[], float]) -> dict[str, 
 def oldest_due(service: Service, queues: Iterable[str]) -> float | None:
     """Return since when the oldest due row of these queues has been due, None if none is due.
 
-    The first entries of the index may lead to rows that are polled later than it says.
+    A row may be due later than its entry of the index says, so the rows themselves are read.
     """
     now = service.clock()
     due = []
@@ -166,8 +166,7 @@ def count_rows(service: Service, remaining: Callable[[], float]) -> dict[str, in
     """Count the rows by status, a page of each in turn, so that only large counts take long.
 
     Returns:
-        For each status the number, or ``{"at_least": number}`` if the time was over before all
-        of its rows were counted.
+        For each status the number of rows, or ``{"at_least": number}`` if the time ran out.
     """
     counted = dict.fromkeys(Status, 0)
     unfinished = {status: service.downloads.count(status) for status in Status}

@@ -1,4 +1,4 @@
-"""Works off the due rows once, within the shared limit and the function's time."""
+"""Processes the due rows once, within the shared limit and the function's time."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ BATCH: Final = 16
 REQUEST_SECONDS: Final = 10.0
 # A batch lasts as long as its slowest request, and what it learned must still be written.
 STOP_BEFORE_TIMEOUT: Final = REQUEST_SECONDS + 5.0
-# New rows fall due while a run waits for the next one that it knows of.
+# The index is read again this often, because new rows fall due while a run waits.
 READ_AGAIN_AFTER: Final = 3.0
 READ_LESS_URGENT_AFTER: Final = 15.0
-# The last batch begins by then, so that the run of the next minute need not wait long.
+# The last batch begins within this time, so that the run of the next minute need not wait long.
 BUSY_AT_MOST: Final = 55.0
 MINUTE: Final = 60.0
 # A run that is not scheduled leaves the lease free for the scheduled one, which may be early.
@@ -49,8 +49,8 @@ LEASE_RENEWED_AFTER: Final = 15.0
 CONTENDED: Final = "many functions send requests at this moment"
 USED_UP: Final = "the requests of these five minutes are used up"
 
-# The queues whose work goes together, the most urgent first, and the part of the request limit
-# that each leaves to those before it.
+# The groups of queues that are processed together, the most urgent first, each with the part of the
+# request limit that it leaves to those before it.
 Group = tuple[str, ...]
 LIVE_QUEUES: Final[Group] = (
     queue_name(Lane.LIVE, creates=False),
@@ -94,7 +94,7 @@ class Stop(Exception):
 
 
 class Poller:
-    """Works off the due rows, once."""
+    """Processes the due rows, once."""
 
     def __init__(
         self,
@@ -121,10 +121,10 @@ class Poller:
         self._samples: dict[Key, Sample] = {}
 
     def run(self, window: float, command: PollCommand) -> Summary:
-        """Work off what is due, and what falls due within the window.
+        """Process the rows that are due, and those that fall due within the window.
 
         Args:
-            window: for how many seconds to follow rows that fall due; 0: those that are due now.
+            window: for how many seconds to wait for rows that fall due; 0: only those due now.
             command: how the run was started.
         """
         started = self._clock()
@@ -150,7 +150,7 @@ class Poller:
     # --- its lease and its time ---------------------------------------------------------------
 
     def _acquire(self, started: float, *, scheduled: bool) -> bool:
-        """Take the lease. A scheduled run waits for one that is at its end, or has died."""
+        """Take the lease. A scheduled run waits until another has ended or its lease expires."""
         notes = {"scheduled_at": started} if scheduled else {}
         give_up_at = started + (LEASE_SECONDS + 1 if scheduled else 0)
         while not self._lease.hold(**notes):
@@ -161,9 +161,9 @@ class Poller:
         return True
 
     def _work(self, window: float) -> bool:
-        """Follow the due rows, then release the lease; return True if new ones came meanwhile.
+        """Process due rows and release the lease; return True if it is held again for new rows.
 
-        A webhook that finds the lease held starts no run.
+        A webhook that finds the lease held starts no run, so its rows are looked for at the end.
         """
         completed = False
         try:
@@ -199,7 +199,7 @@ class Poller:
     # --- which rows ---------------------------------------------------------------------------
 
     def _follow(self, window: float) -> None:
-        """Process due rows until nothing more falls due within the window."""
+        """Process due rows until no more fall due within the window."""
         while True:
             now = self._clock()
             due, leave = self._due(now if window else min(now, self._end))
@@ -227,7 +227,7 @@ class Poller:
         return [], 0.0
 
     def _read(self, queues: Group, now: float) -> None:
-        """Read new rows of these queues, every few seconds or as long as there are more."""
+        """Read new rows of these queues if the last read is too old or left more to read."""
         again_after = READ_AGAIN_AFTER if queues == LIVE_QUEUES else READ_LESS_URGENT_AFTER
         if now - self._read_at.get(queues, -math.inf) < again_after:
             return
@@ -326,14 +326,14 @@ class Poller:
         try:
             self._write_pace(learned)
         except (ClientError, BotoCoreError) as error:
-            logger.warning("What was learned could not be written", extra=described(error))
+            logger.warning("The pace of downloads could not be written", extra=described(error))
         try:
             self._lease.release(completed=completed)
         except (ClientError, BotoCoreError) as error:  # it expires
             logger.warning("The lease could not be released", extra=described(error))
 
     def _finish(self) -> None:
-        """Measure the use of the request limit; what has been done stands without that."""
+        """Record the use of the request limit; a failure does not fail the run."""
         try:
             usage = self._service.gateway.usage()
             record(Metric.BUDGET_USED, 100 * usage.used / usage.limit)

@@ -22,19 +22,21 @@ from stream_downloads.domain.signature import NoSecret, Unauthentic, Unauthentic
 from stream_downloads.domain.video import Unusable, Video, parse_webhook
 from stream_downloads.services import intents
 from stream_downloads.services.dependencies import Service
+from stream_downloads.services.signing_secret import refresh_as_guest
 from stream_downloads.services.steps import Verdict
 from stream_downloads.services.video_events import pass_on
 from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stream_downloads.adapters.event_bus import EventBus
     from stream_downloads.adapters.function_url import Delivery
 
-# The answer to Cloudflare comes within a few seconds, whatever Cloudflare's API does.
+# The answer comes within a few seconds, whatever Cloudflare's API does: after these, counted from
+# the request's arrival, nothing is asked of it any more.
+ASK_SECONDS: Final = 4.0
 CREATE_SECONDS: Final = 2.5
-ALL_CREATES_SECONDS: Final = 4.0
 OUR_FAULT: Final = (
     SecretUnavailable,
     NoSecret,
@@ -53,19 +55,20 @@ def receive(
     event: dict[str, Any],
     bus: EventBus | None = None,
 ) -> dict[str, Any]:
-    """Answer one webhook: 200 only once the intent is durable, and whatever happens after that.
+    """Answer one webhook.
 
-    With a bus, 200 only once the bus has the webhook, too.
+    The answer is 200 once the intent is durable, whatever happens after that. With a bus, it is
+    200 once the bus has taken the webhook, too.
     """
-    now = service.clock()
+    now, ask_until = service.clock(), service.monotonic() + ASK_SECONDS
     try:
         delivery = function_url.unwrap(event)
-        verify(delivery, secrets, now)
+        verify(service, delivery, secrets, now)
         video = parse_webhook(delivery.body)
         grant = permit(service, video)
         try:
             rows = record_intent(service, video, grant, now)
-        finally:  # other systems hear of the video even if our own tables fail
+        finally:  # other systems get the event even if our own tables fail
             passed_on = pass_on(bus, video, delivery.body)
     except BadTransport as refusal:
         return refuse(service, refusal.status, "bad_transport", refusal)
@@ -81,23 +84,40 @@ def receive(
     outcome = "video_failed"
     if video.state == "ready":
         if grant.count:
-            due_at = create_at_once(service, rows, grant)
+            due_at = create_at_once(service, rows, grant, ask_until)
             wake_poller(service.waker, due_at - service.clock())
         outcome = "recorded" if rows else "already_known"
     return answer(200, outcome) if passed_on else answer(500, "not_passed_on")
 
 
-def verify(delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
-    """Verify the signature; if it is wrong, once more with freshly read secrets."""
-    try:
-        signature.verify(delivery.body, delivery.signature, secrets.candidates(), now)
-    except Unauthentic as refusal:
-        if refusal.reason is not UnauthenticReason.MISMATCH:
-            raise
-        fresh = secrets.refresh()
-        if fresh is None:
-            raise
-        signature.verify(delivery.body, delivery.signature, fresh, now)
+def verify(service: Service, delivery: Delivery, secrets: SigningSecrets, now: float) -> None:
+    """Verify the signature under each of the signing secrets until it is right.
+
+    Raises:
+        Unauthentic: it is right under none.
+        SecretUnavailable: no secret can be read.
+        NoSecret: there is none that could verify.
+    """
+    for candidates in signing_secrets(service, secrets):
+        try:
+            signature.verify(delivery.body, delivery.signature, candidates, now)
+        except Unauthentic as refusal:
+            if refusal.reason is not UnauthenticReason.MISMATCH:
+                raise
+        else:
+            return
+    raise Unauthentic(UnauthenticReason.MISMATCH)
+
+
+def signing_secrets(service: Service, secrets: SigningSecrets) -> Iterator[tuple[bytes, ...]]:
+    """Yield the secrets in memory, then freshly read ones, then those that the owner has now."""
+    yield secrets.candidates()
+    fresh = secrets.refresh()
+    if fresh is None:
+        return
+    yield fresh
+    if refresh_as_guest(service, secrets.store):
+        yield secrets.reread()
 
 
 def permit(service: Service, video: Video) -> Grant:
@@ -115,7 +135,7 @@ def permit(service: Service, video: Video) -> Grant:
 
 
 def record_intent(service: Service, video: Video, grant: Grant, now: float) -> list[Download]:
-    """Write down what the webhook means; return the rows that this opened."""
+    """Write the rows of a webhook; return those that it opened."""
     downloads, types = service.downloads, video.wanted(service.download_types)
     intents.warn_of_unknown_downloads(video)
     if video.state == "ready":
@@ -124,18 +144,25 @@ def record_intent(service: Service, video: Video, grant: Grant, now: float) -> l
     return []
 
 
-def create_at_once(service: Service, rows: Sequence[Download], grant: Grant) -> float:
-    """Create the downloads that were requested; what cannot be done now, the poller will do.
+def create_at_once(
+    service: Service, rows: Sequence[Download], grant: Grant, ask_until: float
+) -> float:
+    """Create the downloads that were requested; the poller creates those that are left.
+
+    Args:
+        service: the parts of the service.
+        rows: the downloads.
+        grant: the permits for them.
+        ask_until: the end of the last request to Cloudflare, on the monotonic clock.
 
     Returns:
         When the first of them has to be polled, infinity if none was created.
     """
-    ends_at, verdict = service.monotonic() + ALL_CREATES_SECONDS, Verdict.ANSWERED
-    steps, due_at = service.steps(), math.inf
+    steps, due_at, verdict = service.steps(), math.inf, Verdict.ANSWERED
     try:
         pace = recent_pace(service)
         for row in rows[: grant.count]:
-            seconds = min(CREATE_SECONDS, ends_at - service.monotonic())
+            seconds = min(CREATE_SECONDS, ask_until - service.monotonic())
             is_sent = row.version == 1 and row.step is Step.LIST  # added as such, not changed
             if seconds <= 0 or verdict is Verdict.CREDENTIALS:
                 if is_sent:
@@ -167,7 +194,7 @@ def recent_pace(service: Service) -> Pace:
 def refuse(
     service: Service, status: int, outcome: str, refusal: BadTransport | Unauthentic
 ) -> dict[str, Any]:
-    """Answer a request that anybody may have sent; log one a minute for each reason."""
+    """Answer a request that is not authentic; log one a minute for each reason."""
     left_out = service.refusals.admit(str(refusal), service.monotonic())
     if left_out is None:
         return http_answer(status, outcome)

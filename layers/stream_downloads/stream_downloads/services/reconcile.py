@@ -17,7 +17,7 @@ from stream_downloads.domain.download import Lane, iso_time
 from stream_downloads.domain.library import OVERLAP_SECONDS, PAGE, LookBack, Reach, Walk
 from stream_downloads.services.gateway import CALL_SECONDS, NotNow
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST, Known, Recorder
-from stream_downloads.services.register import REGISTRATION
+from stream_downloads.services.signing_secret import REGISTRATION
 from stream_downloads.services.waker import wake_poller
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 LOOK_BACK: Final = "look-back"
 BACKFILL: Final = "reconcile-cursor"
 ENCODING: Final = "encoding-videos"
-# Videos that encode for less than three hours are found by the look-backs alone. Ten minutes less
-# than an hour, because the schedule's runs come a moment early or late.
+# The look-backs find videos that encode for less than three hours, so an hourly check of the others
+# is enough: less ten minutes, because the schedule's runs come a moment early or late.
 ENCODING_EVERY: Final = 3000.0
 # The record of encoding videos has to stay far below the 400 KB of an item.
 ENCODING_AT_MOST: Final = 2000
 ENCODING_SECONDS_AT_MOST: Final = 30 * 86_400.0
 LISTING_SECONDS: Final = 30.0
-# A page has to be listed and recorded, both types of a thousand videos new.
+# The time to list and record a page of a thousand new videos, with two downloads each.
 STOP_BEFORE_TIMEOUT: Final = 90.0
-# At the end of a period the next look-back is due: what is not about new videos makes way.
+# The backfill and the check of encoding videos stop so long before the next look-back is due.
 KEPT_FOR_LOOK_BACK: Final = 15.0
-# Slow answers about encoding videos leave the backfill this much of the function's time.
+# The check of encoding videos leaves the backfill this much of the function's time.
 KEPT_FOR_BACKFILL: Final = 240.0
 LEASE_SECONDS: Final = 120.0
 
@@ -50,7 +50,7 @@ class OutOfTime(Exception):
 
 
 class LeaseLost(Exception):
-    """Another run holds the lease: this one must not write what it has reached."""
+    """Another run holds the lease: this one must not save its progress."""
 
 
 class Run:
@@ -78,7 +78,7 @@ class Run:
         self._control = service.control
         self._remaining = remaining
         self._period = period
-        self._makes_way_at = service.monotonic() + period - KEPT_FOR_LOOK_BACK
+        self._period_ends_at = service.monotonic() + period - KEPT_FOR_LOOK_BACK
         types = service.download_types
         self._recorder = Recorder(service.downloads, types, in_parallel, known or Known())
         self._lease = Lease(service.control, "reconcile-lease", uuid.uuid4().hex, LEASE_SECONDS)
@@ -139,15 +139,15 @@ class Run:
             self._find_encoded()
         finally:
             if expects_webhooks:
-                # Videos older than the stack were missed by no webhook of it.
+                # The first look-back finds videos that are older than the stack.
                 is_first = look_back.completed_at is None
                 record(Metric.VIDEOS_FOUND, 0 if is_first else self._missed)
 
     def _expects_webhooks(self) -> bool:
         """Return True if a webhook that does not come is to be counted as missed.
 
-        A stack that RegisterWebhook never ran in gets none, and one that looks for videos before
-        a webhook counts as missed does not depend on them.
+        A stack without a registration gets none. One that reconciles before a webhook counts as
+        missed does not depend on them.
         """
         if self._period <= WEBHOOK_TAKES_AT_MOST:
             return False
@@ -169,9 +169,9 @@ class Run:
     def _find_encoded(self) -> None:
         """Find the videos that were encoding an hour ago and are ready now.
 
-        The look-backs go by creation: they miss a video that encodes for longer than they reach.
-        So the uids of all encoding videos are remembered, and each that is listed no more and
-        lacks a row is looked up. A failure is reported, and does not stop the backfill.
+        The look-backs go by the time of creation, and miss a video that encodes for too long. So
+        the uids of all encoding videos are kept, and each that is no longer listed as encoding and
+        has no row is looked up. A failure is reported, and does not stop the backfill.
         """
         kept = self._control.read(ENCODING)
         if self._service.clock() - kept.value.get("listed_at", -math.inf) < ENCODING_EVERY:
@@ -190,7 +190,7 @@ class Run:
             )
 
     def _check_encoding(self, kept: Record) -> None:
-        """Look up the videos that are listed as encoding no more, and keep the others."""
+        """Look up the videos that are no longer listed as encoding, and keep the others."""
         now = self._service.clock()
         before = kept.value.get("first_seen", {})
         listed = self._list(status="inprogress").videos
@@ -209,7 +209,7 @@ class Run:
             self._control.write(ENCODING, value, kept.version)
 
     def _look_up(self, unlisted: dict[str, float], now: float) -> None:
-        """Look up each video that lacks a row, and remove those that are done from ``unlisted``."""
+        """Look up each video without a row, and remove from ``unlisted`` those that are done."""
         types = self._service.download_types
         missing = self._recorder.missing(dict.fromkeys(unlisted, types))
         for uid, seen_at in list(unlisted.items()):
@@ -224,7 +224,7 @@ class Run:
     def _is_still_encoding(self, uid: str) -> bool:
         """Look up a video and record it if it is ready; return True if it may become ready."""
         self._check_time(KEPT_FOR_BACKFILL)
-        self._make_way()
+        self._check_period()
         self._keep_lease()
         try:
             gateway = self._service.gateway
@@ -248,7 +248,7 @@ class Run:
     def _begin_backfill(self, since: float) -> None:
         """Begin a backfill; it replaces one of another time that may be under way.
 
-        One of the same time continues: a caller that does not wait for the answer asks again.
+        One of the same time continues: a caller that lost the answer sends the payload again.
         """
         cursor = {"since": since, "start": since - OVERLAP_SECONDS}
         while True:
@@ -259,20 +259,20 @@ class Run:
                 return
 
     def _continue_backfill(self) -> None:
-        """Continue where the backfill stopped; its cursor moves with every page."""
+        """Continue where the backfill stopped; its cursor is saved after every page."""
         cursor = self._control.read(BACKFILL).value
         if not cursor:
             return
-        self._make_way()
+        self._check_period()
         walk = Walk(cursor["start"])
 
         def remember() -> None:
             kept = self._control.read(BACKFILL)
-            if kept.value.get("since") == cursor["since"]:  # no other one was begun meanwhile
+            if kept.value.get("since") == cursor["since"]:  # else another was begun meanwhile
                 reached = {} if walk.done else {**cursor, "start": walk.start}
                 self._control.write(BACKFILL, reached, kept.version)
             if not walk.done:
-                self._make_way()
+                self._check_period()
 
         fresh = replace(self._recorder, known=Known())
         self._walk(walk, Lane.BACKFILL, remember, fresh)
@@ -323,8 +323,8 @@ class Run:
         if self._remaining() < kept:
             raise OutOfTime("The function's time was over.")
 
-    def _make_way(self) -> None:
-        if self._service.monotonic() >= self._makes_way_at:
+    def _check_period(self) -> None:
+        if self._service.monotonic() >= self._period_ends_at:
             raise OutOfTime("The next look-back is due.")
 
     def _keep_lease(self) -> None:

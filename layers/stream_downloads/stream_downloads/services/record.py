@@ -21,15 +21,15 @@ Key = tuple[str, DownloadType]
 
 KEYS_AT_ONCE: Final = 100
 KNOWN_AT_MOST: Final = 20_000
-# The webhook of a video that has only just become ready may still be on its way. A stack that
-# reconciles at least this often depends on none.
+# A webhook that has not come by then counts as missed. A stack that reconciles at least this often
+# depends on none.
 WEBHOOK_TAKES_AT_MOST: Final = 600.0
 
 
 class Known:
     """Remember the rows that a warm process has seen settled, so that it reads them only once.
 
-    A whole look-back does not use this: it notices a row that an operator deletes from the table.
+    A whole look-back does not use it, and so notices a row that an operator deleted from the table.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Recorded(NamedTuple):
 
     Attributes:
         opened: videos that lacked a row, or had one that a ready video opens again.
-        missed: those of them whose webhook should have been here by now.
+        missed: those of them whose webhook should have come by now.
     """
 
     opened: int
@@ -60,11 +60,11 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Write the rows that ready videos lack. Rows that are there cost a read, not a write.
+    """Write the rows that ready videos lack. Rows that exist cost a read, not a write.
 
     Attributes:
         downloads: the table.
-        download_types: the downloads that a video has to have, unless its ``meta`` says.
+        download_types: the downloads of every video whose ``meta`` names none.
         in_parallel: ``map`` over a pool of threads, or the plain one.
         known: the rows that need not be read.
     """
@@ -103,7 +103,7 @@ class Recorder:
         missed = [
             video
             for video in opened
-            # A video with a row of one type has been heard of: the other type was added later.
+            # A row of another type shows that the webhook came: this type was added later.
             if len(missing[video.uid]) == len(wanted[video.uid])
             # Older videos lack the time at which they became ready.
             and now - (video.ready_at or video.created_at or now) > WEBHOOK_TAKES_AT_MOST
@@ -113,7 +113,7 @@ class Recorder:
     def missing(
         self, wanted: Mapping[str, Sequence[DownloadType]]
     ) -> dict[str, list[DownloadType]]:
-        """Return those of the wanted downloads that a ready video would add or open again.
+        """Return the wanted downloads whose rows are missing, or are opened by a ready video.
 
         Args:
             wanted: the downloads of each video, by uid.

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from stream_downloads.adapters.observability import described, logger
-from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.stream_api import CloudflareError
 from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import iso_time
-from stream_downloads.services.gateway import CALL_SECONDS, NotNow
-from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
+from stream_downloads.services.gateway import CALL_SECONDS
+from stream_downloads.services.signing_secret import (
+    GUEST,
+    OWNER,
+    REGISTRATION,
+    is_same_url,
+    refresh,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream_downloads.adapters.stream_api import WebhookSubscription
     from stream_downloads.services.dependencies import Service
-
-# The record of the control table that remembers how webhooks come: {"position": "owner"} or
-# "guest", "since". There is none until the first registration.
-REGISTRATION: Final = "registration"
-OWNER: Final = "owner"
-GUEST: Final = "guest"
 
 
 class ForeignSubscription(Exception):
@@ -43,7 +38,7 @@ def register(
     *,
     period: float = 3600.0,
 ) -> dict[str, Any]:
-    """Make webhooks come in the way that the operator wants, or as before.
+    """Set up the webhook as the operator wants, or refresh the present setup.
 
     Safe to repeat: what an earlier run left half done (subscribed, but the answer lost or the
     secret not stored), or a secret that Cloudflare has changed since, is fixed.
@@ -76,7 +71,7 @@ def register(
 def subscribe(
     service: Service, webhook_url: str, store_secret: Callable[[str], bool], *, force: bool
 ) -> dict[str, Any]:
-    """Subscribe our URL unless it is, and store the signing secret unless it is."""
+    """Subscribe our URL and store its signing secret, each unless that is done already."""
     # An empty answer could be a fault: ask twice before replacing another system's subscription.
     found = ask_for_subscription(service)
     if found and is_same_url(found, webhook_url):
@@ -115,34 +110,6 @@ def be_guest(
     return stored(service, "guest", GUEST, found, store_secret)
 
 
-def refresh(
-    service: Service, webhook_url: str, store_secret: Callable[[str], bool], period: float
-) -> dict[str, Any]:
-    """Store the signing secret again if it has changed at Cloudflare; the schedule invokes this.
-
-    Without an earlier registration this asks nothing. What fails is logged, and tried again by
-    the next run of the schedule.
-    """
-    try:
-        position = service.control.read(REGISTRATION).value.get("position")
-        if position is None:
-            return {"result": "not registered"}
-        found = service.gateway.ask(service.gateway.stream.get_webhook, seconds=CALL_SECONDS)
-        if found is None or (position == OWNER and not is_same_url(found, webhook_url)):
-            details = {"position": position, "notification_url": found and found.notification_url}
-            # A stack that reconciles this often needs no webhook: it may be gone on purpose.
-            log = logger.info if period <= WEBHOOK_TAKES_AT_MOST else logger.warning
-            log("The webhook subscription is not as it was registered", extra=details)
-            return {"result": "changed"}
-        answer = {"result": "refreshed", "secret_stored": store_secret(found.secret)}
-    except (CloudflareError, NotNow, SecretUnavailable, ClientError, BotoCoreError) as error:
-        logger.warning("The signing secret could not be refreshed", extra=described(error))
-        return {"result": "failed"}
-    if answer["secret_stored"]:
-        logger.info("The signing secret had changed at Cloudflare, and was stored")
-    return answer
-
-
 def stored(
     service: Service,
     result: str,
@@ -171,8 +138,3 @@ def ask_for_subscription(service: Service) -> WebhookSubscription | None:
         if found := service.gateway.ask(get_webhook, seconds=CALL_SECONDS):
             return found
     return None
-
-
-def is_same_url(subscription: WebhookSubscription, webhook_url: str) -> bool:
-    """Tell whether Cloudflare sends to us; the last slash of a URL's root means nothing."""
-    return subscription.notification_url.rstrip("/") == webhook_url.rstrip("/")

@@ -51,7 +51,7 @@ class Verdict(StrEnum):
     """The result of a request."""
 
     ANSWERED = "answered"  # Cloudflare's answer says how to go on
-    FAILED = "failed"  # it does not: the row tries again later
+    FAILED = "failed"  # the request did not succeed: the row tries again later
     LOST_RACE = "lost_race"  # another function wrote the row first, and its version stands
     NOT_SENT = "not_sent"  # the row stays due
     THROTTLED = "throttled"  # 429: the gate is closed
@@ -197,7 +197,7 @@ class Steps:
         return self._saved(Verdict.ANSWERED, Change(before, after))
 
     def _created(self, row: Download, state: DownloadState | None, poll_at: PollAt) -> Download:
-        """Return the row of a create that was accepted; poll at once what is finished already."""
+        """Return the row of an accepted create; a finished download is polled at once."""
         now = self.clock()
         percent = state.percent_complete if state else None
         finished = state is not None and state.status in ("ready", "error")
@@ -206,7 +206,7 @@ class Steps:
         return transitions.create_accepted(row, percent, first_poll_at, now, was_there=was_there)
 
     def _create_failed(self, row: Download, error: CloudflareError | SecretUnavailable) -> Download:
-        """Return the row of a create that did not succeed for a reason of its own."""
+        """Return the row of a create that failed for a reason that concerns this row alone."""
         now, retry_at, reason = self.clock(), self._retry_at(row), _reason(error)
         match error:
             case Refused(kind=RefusalKind.CONFLICT):
@@ -216,7 +216,7 @@ class Steps:
             case Refused(kind=RefusalKind.REJECTED):
                 return transitions.create_refused(row, reason, retry_at, now)
             case CloudflareError(ambiguous=True):
-                # It may have been done: the list that comes next stays, and can only be later.
+                # Cloudflare may have made it: the next step stays a list, and gets no earlier.
                 return transitions.try_again(row, max(retry_at, row.due_at or 0.0), reason, now)
             case _:
                 return transitions.create_failed(row, retry_at, reason, now)
@@ -262,7 +262,7 @@ class Steps:
         return outcome._replace(followed=rows_kept, samples=tuple(samples))
 
     def _of_video(self, known: Sequence[Download], step: Step | None) -> Sequence[Download]:
-        """Return all rows of a video that wait for a step, known ones as they are known."""
+        """Return all rows of a video that wait for a step, those in ``known`` if still current."""
         copies = {(row.key, row.version): row for row in known}
         rows = [row for row in self.downloads.of_video(known[0].video_uid) if row.step is step]
         return [copies.get((row.key, row.version), row) for row in rows] or known
@@ -331,7 +331,7 @@ class Steps:
             if maintenance.step is not Step.DELETE or maintenance.due_at > self.clock():
                 kept = transitions.keep_ready(row, maintenance)
                 return self._saved(Verdict.ANSWERED, Change(before, kept))
-            # Its retention is over: no URL while it vanishes.
+            # Its retention is over: remove the URL before Cloudflare deletes the download.
             row = self.downloads.save(transitions.delete(row, self.clock()))
         delete = self.gateway.stream.delete_downloads
         try:
@@ -385,7 +385,7 @@ class Steps:
     def _saved(self, verdict: Verdict, *changes: Change) -> Outcome:
         """Write rows; where another function wrote first, its version stands.
 
-        A verdict that concerns more than the rows is returned all the same.
+        A verdict that concerns all rows is returned all the same.
         """
         saved = []
         for before, after in changes:

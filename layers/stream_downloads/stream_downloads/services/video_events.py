@@ -1,4 +1,4 @@
-"""Passes verified webhooks on to the event bus, for other systems of their owner."""
+"""Passes verified webhooks on to the event bus, for other systems."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def pass_on(bus: EventBus | None, video: Video, body: bytes) -> bool:
         body: the JSON object that Cloudflare sent.
 
     Returns:
-        False if the bus did not take it now: it has to be sent again. True if it did, and for
-        what no bus can ever take, which is logged.
+        False if Cloudflare has to send the webhook again, because the bus did not take it. True if
+        the bus took it, or can never take it, which is logged.
     """
     if bus is None:
         return True

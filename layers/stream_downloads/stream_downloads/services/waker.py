@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from stream_downloads.adapters.shared_state import Control
     from stream_downloads.services.dependencies import Service
 
-# A run that was started takes its lease over by then, or else it did not start.
+# A run takes over its lease within this time, or it did not start.
 CLAIM_SECONDS: Final = 10.0
-# A run that was started has not read the index by then.
+# A run that was just started or found reads the index after this time: no other is needed.
 KNOWN_FOR: Final = 1.0
 
 
@@ -35,7 +35,7 @@ def start_poller(function_name: str, claim: str) -> None:
 
 
 class Waker:
-    """Starts the poller, at most one run of many invocations.
+    """Starts the poller: one run for many invocations.
 
     Each invocation first takes the poller's lease for the run that it starts.
     """
@@ -47,7 +47,7 @@ class Waker:
         window: float,
         monotonic: Callable[[], float],
     ) -> None:
-        """Prepare.
+        """Take the parts, and start nothing yet.
 
         Args:
             control: the store of the lease.
@@ -83,7 +83,7 @@ class Waker:
 def wake_poller(waker: Waker | None, due_in: float) -> None:
     """Start a run for what falls due in so many seconds, unless one is at work.
 
-    The next minute's run goes on if none starts.
+    If none can be started, the scheduled run of the next minute does the work.
     """
     try:
         if waker:
@@ -96,7 +96,7 @@ def wake_poller(waker: Waker | None, due_in: float) -> None:
 
 
 def waker_of(service: Service) -> Waker | None:
-    """Return what starts runs of the poller, None without a window: then each minute's is enough.
+    """Return a waker, or None if PollWindowSeconds is 0: then the scheduled runs are enough.
 
     Raises:
         KeyError: a variable is missing; the error names it.

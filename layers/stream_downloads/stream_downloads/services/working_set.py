@@ -20,19 +20,18 @@ if TYPE_CHECKING:
     from stream_downloads.services.steps import Outcome
 
 ENTRIES_AT_ONCE: Final = 250
-# Of each queue: more would only grow old in memory while they wait for a permit.
+# Due rows in memory, of each queue: more would only get outdated while they wait for a permit.
 DUE_AT_MOST: Final = 64
-# Rows that are followed keep their place at the front of the index. With a batch more than this,
-# `status` still reads past them.
+# Followed rows stay at the front of the index. `status` still reads past this many and a batch.
 FOLLOWED_AT_MOST: Final = 80
-# Polls that fall due so soon after another share its permit's write.
+# Polls that fall due so soon after another are sent with it, to share the write of the permits.
 TOGETHER_WITHIN: Final = 1.0
 # The table keeps three decimals.
 SAME_TIME: Final = 0.001
 
 
 class WorkingSet:
-    """Rows as they were read or written last, or followed since.
+    """Keeps rows as last read or written, and followed rows: polled since, but not written.
 
     A change by others shows in the index, or makes the next write fail.
     """
@@ -41,14 +40,14 @@ class WorkingSet:
         self._downloads = downloads
         self._rows: dict[Key, Download] = {}
         self._unsaved: set[Key] = set()
-        # Rows that wait for the next run, with the time at which the index has them due: one that
-        # others write has another time.
+        # Rows that wait for the next run, each with its due time in the index: a row that others
+        # write gets another time.
         self._left_out: dict[Key, float] = {}
 
     def read(self, queue: str, now: float, until: float) -> bool:
         """Read rows of a queue that are not in memory yet, the first to fall due.
 
-        Rows that are followed stand first in the index, and fall due later: those are read past.
+        Followed rows come first in the index, but fall due later: they are skipped.
 
         Args:
             queue: of the index.
@@ -72,8 +71,8 @@ class WorkingSet:
     def due(self, queues: Collection[str], now: float) -> list[Download]:
         """Return the rows of these queues that are due, and the polls that are sent with them.
 
-        Those are polls that fall due in a moment, and those of the same videos: one list answers
-        for all downloads of a video.
+        Such a poll falls due within `TOGETHER_WITHIN`, or is of the same video as a due one: one
+        list answers for all downloads of a video.
         """
         due = self._due(queues, now)
         if not due:
@@ -85,7 +84,7 @@ class WorkingSet:
         return list({row.key: row for row in (*due, *polls)}.values())
 
     def next_due_at(self) -> float:
-        """Return when the first row of all falls due, infinity if none does."""
+        """Return when the next row falls due, infinity if none does."""
         rows = (row for row in self._rows.values() if row.key not in self._left_out)
         return min((row.due_at for row in rows if row.due_at is not None), default=math.inf)
 
@@ -149,7 +148,7 @@ class WorkingSet:
         ]
 
     def _unknown(self, queue: str, entries: Iterable[Due]) -> Iterator[Due]:
-        """Yield the entries that lead to rows of which this has no copy, or an older one."""
+        """Yield the entries of rows that are not in memory, or only in an older version."""
         for key, due_at in entries:
             row = self._rows.get(key)
             known_at = row.indexed_at if row and row.queue == queue else None
