@@ -73,6 +73,7 @@ def videos_with_rows(world: World) -> set[str]:
 def test_a_video_whose_webhook_never_came_is_found(world: World) -> None:
     (uid,) = upload(world, 1, apart=60, creator="someone", private=True)
     answer = reconcile(world)
+    assert "skipped" not in answer
     assert answer["videos_seen"] == 1
     assert answer["videos_requested"] == 1
     row = world.downloads.rows[uid, DownloadType.DEFAULT]
@@ -380,6 +381,7 @@ def test_the_videos_that_encode_are_listed_every_fifty_minutes(world: World) -> 
         world.clock.now += later
         reconcile(world)
         assert world.simulator.counts()["list videos"] == lists
+        assert world.control.read("look-back").value["completed_at"] == world.clock()
 
 
 @pytest.mark.parametrize(
@@ -473,7 +475,10 @@ def test_a_bounded_number_of_encoding_videos_is_remembered(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reconcile_service, "ENCODING_AT_MOST", 2)
-    upload(world, 3, apart=1, encode_seconds=HOUR)
+    upload(world, 2, apart=1, encode_seconds=9 * HOUR)
+    reconcile(world)
+    assert "More videos are encoding" not in caplog.text
+    upload(world, 1, apart=HOUR, encode_seconds=9 * HOUR)
     reconcile(world)
     assert len(world.control.read("encoding-videos").value["first_seen"]) == 2
     assert "More videos are encoding" in caplog.text

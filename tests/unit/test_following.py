@@ -217,10 +217,14 @@ def test_polls_that_fall_due_within_a_second_of_another_are_sent_with_it() -> No
     table = MemoryDownloads()
     rows = working_set.WorkingSet(table)
     queues = ["live-look", "live-create"]
-    for number, row in enumerate(
-        [in_progress(), in_progress(), in_progress(), requested(), FAILING, in_progress(UID, AUDIO)]
+    for number, (row, seconds) in enumerate(
+        [
+            *((in_progress(), 0.0), (in_progress(), 0.5), (in_progress(), 1.0)),
+            *((in_progress(), 1.1), (requested(), 0.5), (FAILING, 0.5)),
+            (in_progress(UID, AUDIO), 2.5),
+        ]
     ):
-        table.add(replace(due(row, NOW + number / 2), video_uid=f"{number % 5:032x}"))
+        table.add(replace(due(row, NOW + seconds), video_uid=f"{number % 6:032x}"))
     for queue in queues:
         rows.read(queue, NOW + 9, NOW + 9)
     assert rows.due(queues, NOW - 1) == []

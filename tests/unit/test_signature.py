@@ -252,6 +252,7 @@ def test_the_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_reason_has_a_message_of_its_own() -> None:
     assert len({str(Unauthentic(reason)) for reason in R}) == len(R) == 5
+    assert str(Unauthentic(R.MISSING)) == "there is no Webhook-Signature header"
 
 
 # Pieces of real headers put together at random reach deeper than random text alone.

@@ -508,6 +508,7 @@ def test_a_download_that_cloudflare_failed_to_make_is_deleted_and_created_again(
     [
         (0.0, Step.RECHECK, RECHECK_AFTER),
         (DAY, Step.DELETE, DAY),
+        (7 * DAY, Step.DELETE, 7 * DAY),
         (30 * DAY, Step.RECHECK, RECHECK_AFTER),
     ],
 )
