@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 
+from tests.support.deployment import SETTINGS
 from tests.support.emulator import REPOSITORY
 from tests.support.template import environment
 
@@ -62,14 +63,7 @@ print(time.process_time() - start)
 """
     measured = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment()
-        | {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "PYTHONPATH": path,
-            "PYTHONPYCACHEPREFIX": bytecode,
-        },
+        env=environment() | SETTINGS | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": bytecode},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -14,25 +14,23 @@ from tests.bench.workloads import Workload
 
 SERVICE = "stream-downloads"
 MINUTE_POLLER = "minute poller"
-COLUMNS = {
-    "lists": "lists",
-    "mean": "mean",
-    "median": "median",
-    "p95": "p95",
-    "p99": "p99",
-    "max": "max",
-    "write_units": "writes",
-    "read_units": "reads",
-}
+COLUMNS = {name: name for name in ("lists", "mean", "median", "p95", "p99", "max")}
+COLUMNS |= {"write_units": "writes", "read_units": "reads"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """The figures of one workload with one seed, and the delays of its downloads in seconds."""
+class Figures:
+    """The figures of one workload, with one seed or averaged over its seeds."""
 
     workload: Workload
     service: Numbers
     minute_poller: Numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Figures):
+    """The figures of one workload with one seed, and the delays of its downloads in seconds."""
+
     delays: Mapping[str, Sequence[float]]
 
     def as_json(self) -> dict[str, object]:
@@ -45,22 +43,13 @@ class Measured:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Average:
-    """The figures of one workload, averaged over its seeds."""
-
-    workload: Workload
-    service: Numbers
-    minute_poller: Numbers
-
-
-def averages(results: Iterable[Measured]) -> list[Average]:
+def averages(results: Iterable[Measured]) -> list[Figures]:
     """Return the averages by workload, in the order of the results."""
     by_name: dict[str, list[Measured]] = {}
     for measured in results:
         by_name.setdefault(measured.workload.name, []).append(measured)
     return [
-        Average(
+        Figures(
             workload=found[0].workload,
             service=_average([measured.service for measured in found]),
             minute_poller=_average([measured.minute_poller for measured in found]),
@@ -79,7 +68,7 @@ def _average(found: Sequence[Numbers]) -> Numbers:
     return means
 
 
-def summary(found: Iterable[Average]) -> Table:
+def summary(found: Iterable[Figures]) -> Table:
     """Return the averages as a table of at most 80 columns."""
     table = Table(title="Per download, delays in seconds", title_justify="left", box=SIMPLE)
     table.padding = (0, 1, 0, 0)
@@ -92,7 +81,7 @@ def summary(found: Iterable[Average]) -> Table:
     return table
 
 
-def other_figures(found: Iterable[Average]) -> Iterator[str]:
+def other_figures(found: Iterable[Figures]) -> Iterator[str]:
     """Yield a line for each workload that is judged by the time from webhook to URL."""
     for average in found:
         numbers, theirs = average.service, average.minute_poller
@@ -110,7 +99,7 @@ def other_figures(found: Iterable[Average]) -> Iterator[str]:
             )
 
 
-def markdown(found: Iterable[Average]) -> str:
+def markdown(found: Iterable[Figures]) -> str:
     """Return the averages as a Markdown table."""
     lines = [
         f"| workload | | {' | '.join(COLUMNS.values())} |",

@@ -13,7 +13,6 @@ from http import HTTPStatus
 
 from stream_downloads.adapters.observability import logger
 from stream_downloads.domain.download import DownloadType, Status
-from stream_downloads.services.reconcile import Run as Reconciliation
 from tests.bench.capacity import MeteredWorld, Units
 from tests.bench.minute_poller import MinutePoller
 from tests.bench.workloads import Workload
@@ -27,7 +26,6 @@ FIRST_RUN_AFTER = 17.0
 GIVE_UP_AFTER = 48 * 3600.0
 # The library is older than the look-back, so that only the backfill finds it.
 LIBRARY_AGE = 7 * 86_400.0
-LOOKBACK_SECONDS = 48 * 3600.0
 RECONCILE_SECONDS = 900.0
 
 
@@ -121,8 +119,7 @@ def _scheduled(workload: Workload, world: World) -> Callable[[], object]:
     def run() -> None:
         nonlocal reconcile_at, since
         if world.clock() >= reconcile_at:
-            reconciliation = Reconciliation(world.service, lambda: RECONCILE_SECONDS, map)
-            reconciliation.reconcile(LOOKBACK_SECONDS, since)
+            world.reconcile(since, remaining=lambda: RECONCILE_SECONDS)
             reconcile_at, since = world.clock() + 3600.0, None
         world.poll(workload.window, command=SCHEDULED)
 

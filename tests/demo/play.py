@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import urllib3
 
-from tests.demo.scenario import AUDIO, DEFAULT, Key, Library, complaints
+from tests.demo.scenario import AUDIO, DEFAULT, Item, Key, Library, complaints
+from tests.demo.screen import Screen
 from tests.demo.stage import Poller, Subscriber, poller, rows_of
-from tests.simulator import signature
+from tests.simulator import SimulatorServer, signature
+from tests.support.deployment import Stack
 from tests.support.template import template
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from tests.demo.scenario import Item
-    from tests.demo.screen import Screen
-    from tests.simulator import SimulatorServer, StreamSimulator
-    from tests.support.deployment import Stack
-
-    Rows = Mapping[Key, Item]
+Rows = Mapping[Key, Item]
 
 REQUEST_LIMIT: int = template()["Parameters"]["CloudflareRequestLimit"]["Default"]
 # Seconds, from the first line on the screen.
@@ -88,7 +83,9 @@ def play(screen: Screen, server: SimulatorServer, stack: Stack) -> Ending:
         scene.lost_webhook_is_found()
         scene.downloads_become_ready()
         scene.draft_is_deleted()
-    ending.link_answers = _link_answers(ending.library, cloudflare, stack)
+    wanted = {"action": "link", "video_uid": ending.library.uid("salaries.mp4")}
+    link = stack.invoke("ManageDownloadsFunctionName", wanted)
+    ending.link_answers = cloudflare.fetch(link["url"])
     ending.complaints = [
         *complaints(ending.library, cloudflare, ending.rows, REQUEST_LIMIT),
         *_events_are_received(ending, subscriber),
@@ -209,12 +206,6 @@ def _send_forged(stack: Stack) -> int:
         timeout=60,
         retries=False,
     ).status
-
-
-def _link_answers(library: Library, cloudflare: StreamSimulator, stack: Stack) -> int:
-    """Return what the link answers that ManageDownloads gives for the private video."""
-    payload = {"action": "link", "video_uid": library.uid("salaries.mp4")}
-    return cloudflare.fetch(stack.invoke("ManageDownloadsFunctionName", payload)["url"])
 
 
 def _events_are_received(ending: Ending, subscriber: Subscriber) -> list[str]:

@@ -7,20 +7,15 @@ import re
 import shlex
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tests.demo.play import REQUEST_LIMIT
-from tests.demo.scenario import DEFAULT, Key, creates_by_download
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.demo.play import Ending
-    from tests.demo.scenario import Item
-    from tests.demo.screen import Screen
-    from tests.simulator import StreamSimulator
-    from tests.support.deployment import Stack
+from tests.demo.play import REQUEST_LIMIT, Ending
+from tests.demo.scenario import DEFAULT, Item, Key, creates_by_download
+from tests.demo.screen import Screen
+from tests.simulator import StreamSimulator
+from tests.support.deployment import Stack
 
 CLOUDFLARES_LIMIT = 1200
 
@@ -57,6 +52,7 @@ def summary(cloudflare: StreamSimulator, ending: Ending) -> dict[str, str]:
     creates, lists = calls["create download"], calls["list downloads"]
     made = len(cloudflare.downloads_made)
     late = delays(cloudflare, ending.rows)
+    sent = Counter(webhook.video_uid for webhook in cloudflare.outbox.sent)
     tour = Key(ending.library.uid("tour.mp4"), DEFAULT)
     private = ending.rows[Key(ending.library.uid("salaries.mp4"), DEFAULT)]
     failed = ending.rows[Key(ending.library.uid("notes.pdf"), DEFAULT)]
@@ -70,17 +66,13 @@ def summary(cloudflare: StreamSimulator, ending: Ending) -> dict[str, str]:
         f" the stack allows itself {REQUEST_LIMIT}, Cloudflare blocks at {CLOUDFLARES_LIMIT}",
         "Lost webhook": "webinar.mp4 had no row until ReconcileLibrary found it,"
         f" {ending.found_after:.0f} s after it was ready to view",
-        "Repeated": f"{_webhooks(cloudflare, tour)} webhooks came for tour.mp4; creates sent for"
+        "Repeated": f"{sent[tour.video_uid]} webhooks came for tour.mp4; creates sent for"
         f" it: {creates_by_download(cloudflare)[tour]}",
         "Failed": f"notes.pdf, with Cloudflare's own reason {failed['error_code']}:"
         f" {failed['error_message']}",
         "Private": f"salaries.mp4: its URL answers {cloudflare.fetch(private['url'])}; the signed"
         f" link that ManageDownloads gives for it answers {ending.link_answers}",
     }
-
-
-def _webhooks(cloudflare: StreamSimulator, key: Key) -> int:
-    return sum(webhook.video_uid == key.video_uid for webhook in cloudflare.outbox.sent)
 
 
 def downloads_of(video_uid: str, stack: Stack) -> tuple[dict[str, Any], list[str]]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tests.simulator import StreamSimulator, Upload
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DEFAULT, AUDIO = "default", "audio"
 
@@ -85,12 +82,7 @@ CLIPS = tuple(
             _clip("lecture.mp4", 45, 28),
             _clip("keynote.mp4", 60, 36, audio_seconds=14, note="audio wanted, too"),
             _clip(
-                "notes.pdf",
-                0,
-                0,
-                error_code="ERR_NON_VIDEO",
-                note="not a video",
-                ends_as="error",
+                "notes.pdf", 0, 0, error_code="ERR_NON_VIDEO", note="not a video", ends_as="error"
             ),
             _clip("draft.mp4", 1, 5, note="deleted at the end", ends_as="deleted"),
         )

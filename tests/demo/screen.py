@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import signal
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -15,14 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+from tests.demo.scenario import Clip, Item, Key
+from tests.simulator import StreamSimulator
 
-    from tests.demo.scenario import Clip, Item, Key
-    from tests.simulator import StreamSimulator
-
-    Rows = Mapping[Key, Item]
+Rows = Mapping[Key, Item]
 
 PICTURE_WIDTH = WIDE = 110
 STYLES = {
@@ -33,6 +30,7 @@ STYLES = {
     "deleting": "magenta",
     "deleted": "magenta",
 }
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FILES = {"default": "MP4", "audio": "M4A"}
 
 
@@ -41,15 +39,19 @@ def interrupts_end_it() -> None:
 
     A shell that starts a program in the background has it ignore SIGINT: this one does not.
     """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(*_: object) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)  # what ends now ends within seconds
+        ignore_interrupts()  # what ends now ends within seconds
         raise KeyboardInterrupt
 
-    for each in signals:
+    for each in INTERRUPTS:
         signal.signal(each, interrupt)
+
+
+def ignore_interrupts() -> None:
+    """Let no further interrupt disturb what cleans up."""
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 class Screen:
@@ -135,9 +137,10 @@ class Screen:
         lines = _Lines(downloads)
 
         def drawn() -> RenderableType:
-            return _Fitting(
+            table = Fitting(
                 lambda width: downloads_table(downloads, cloudflare, latest, wide=width >= WIDE)
             )
+            return Padding(table, (1, 0, 0, 0))  # after an empty line
 
         def update(rows: Rows) -> None:
             nonlocal latest
@@ -208,24 +211,19 @@ class _Lines:
                 yield text
 
 
-class _Fitting:
-    """Draws an element that depends on the available width, after an empty line."""
+class Fitting:
+    """Draws an element that depends on the available width."""
 
     def __init__(self, drawn: Callable[[int], RenderableType]) -> None:
         self._drawn = drawn
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Padding(self._drawn(options.max_width), (1, 0, 0, 0))
+        yield self._drawn(options.max_width)
 
 
-class Shortened:
-    """Draws a URL, cut in the middle to the available width."""
-
-    def __init__(self, text: str, style: str) -> None:
-        self._text, self._style = text, style
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(shortened(self._text, options.max_width), self._style, no_wrap=True)
+def fitting_url(url: str, style: str) -> Fitting:
+    """Return a URL that is cut in the middle to the available width."""
+    return Fitting(lambda width: Text(shortened(url, width), style, no_wrap=True))
 
 
 def shortened(text: str, width: int) -> str:
@@ -267,7 +265,7 @@ def downloads_table(
             FILES[key.download_type],
             "" if made is None else ProgressBar(completed=made, width=12, complete_style="cyan"),
             Text(state, style),
-            Shortened(row.get("url", ""), style),
+            fitting_url(row.get("url", ""), style),
             *([Text(clip.note, "dim")] if wide else []),
         )
     return table

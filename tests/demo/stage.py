@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.demo.scenario import Item, Key
+from tests.demo.screen import Screen
 from tests.simulator import SimulatorServer
 from tests.support.deployment import Stack, build, client, deploy
 from tests.support.emulator import Emulator, emulator
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from tests.demo.screen import Screen
 
 START_EVERY = 5.0
 

@@ -7,6 +7,10 @@ do only what its role allows. Between them they have a value for every parameter
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -15,7 +19,7 @@ from botocore.exceptions import BotoCoreError
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.e2e.deployed import ACCOUNT, ALARM_TOPIC, Deployed, deployed_on
-from tests.support.deployment import REGION, build
+from tests.support.deployment import REGION, SHARED_BUILD, build
 from tests.support.emulator import Emulator, emulator
 from tests.support.leaks import leak_in
 
@@ -33,12 +37,21 @@ class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # it is untyped
     def _split_scope(self, nodeid: str) -> str:
         if "test_demo.py" in nodeid:
             return "demo"
+        if "test_documents.py" in nodeid or "test_smoke.py" in nodeid:
+            return "plain stack for programs"
         return "guarded stack" if "[guarded" in nodeid else "plain stack"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByDeployment:
     """Have pytest-xdist go by deployment (https://pytest-xdist.readthedocs.io)."""
     return ByDeployment(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have all processes, and the programs that they start, share one build."""
+    if SHARED_BUILD not in os.environ:
+        directory = os.environ[SHARED_BUILD] = tempfile.mkdtemp(prefix="stream-downloads-build-")
+        config.add_cleanup(partial(shutil.rmtree, directory))
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +62,9 @@ def plain_emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
-def built_template(plain_emulator: Emulator) -> Path:
+def built_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the template that ``sam build`` wrote."""
-    return build(plain_emulator.directory)
+    return build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.playground.guide import COMMANDS
+from tests.support.deployment import SHARED_BUILD
 from tests.support.emulator import REPOSITORY
 from tests.support.programs import program
 
@@ -43,7 +44,7 @@ def surroundings(scratch: Path) -> dict[str, str]:
 
 
 # What other tests may make meanwhile.
-CACHES = (".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+CACHES = ("__pycache__", ".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 
 
 def in_the_repository() -> set[str]:
@@ -126,8 +127,10 @@ def of_the_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(of_the_demo: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the demo, which is at work while the playground is tested."""
-    with program("demo", environment=surroundings(of_the_demo)) as process:
+    """Start the demo, which builds on its own, and is at work while the playground is tested."""
+    environment = surroundings(of_the_demo)
+    del environment[SHARED_BUILD]
+    with program("demo", environment=environment) as process:
         yield process
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -21,12 +20,13 @@ import pytest
 from tests.e2e.deployed import ACCOUNT, Deployed
 from tests.support.deployment import REGION
 from tests.support.documents import DOCUMENTS, block, blocks
-from tests.support.emulator import REPOSITORY
+from tests.support.emulator import PROGRAM, REPOSITORY
 
 if TYPE_CHECKING:
     from tests.support.deployment import Stack
 
-STAND_IN: Final = f"{sys.executable} -m tests.support.aws_cli"
+# In the emulator's environment botocore loads twice as fast: optional packages are not there.
+STAND_IN: Final = f"{PROGRAM.parent}/python -m tests.support.aws_cli"
 # What the blocks do not run with that begin so, and why.
 BY_HAND: Final = {
     "AWS_CLI": "it runs these tests",

@@ -169,7 +169,8 @@ def test_what_is_not_authentic_is_refused(either: Deployed) -> None:
     ):
         assert either.post(body, signature) == 403
     assert either.row(uid) == {}
-    assert len(either.cloudflare.calls) == calls
+    sent = list(either.cloudflare.calls)[calls:]
+    assert not [call for call in sent if call.video_uid in (None, uid)]  # the schedule polls others
     either.restart("ReceiveWebhook")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def test_a_deployed_stack_is_proven_and_nothing_is_left_over(
                 if uid not in videos and row["status"] == "inprogress":
                     plain.pass_time(uid, kind, seconds=30)
             plain.poll()  # more often than its schedule
+            time.sleep(0.5)
         assert process.stdout
         said = process.stdout.read()
     assert process.returncode == 0, said

@@ -280,7 +280,7 @@ def main() -> int:
     """Run what was asked for; 1 if too much survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-j", type=int, default=2, dest="at_once", help="processes at once")
-    parser.add_argument("--most", type=int, default=40, help="changes of each module; 0: all")
+    parser.add_argument("--most", type=int, default=80, help="changes of each module; 0: all")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("-t", nargs="+", dest="tests", help="the tests; the quick ones otherwise")
     parser.add_argument("modules", nargs="*", help="transitions, steps, ..., breaks")

@@ -19,6 +19,9 @@ ROW = {
 }
 
 
+DONE = {name: value for name, value in ROW.items() if name not in ("_queue", "_due_at")}
+
+
 @pytest.mark.no_cover
 def test_a_run_reads_the_same_in_a_table_twenty_times_the_size() -> None:
     with quiet():
@@ -48,11 +51,9 @@ def test_a_row_whose_due_time_moves_is_written_twice_into_its_index() -> None:
 
 
 def test_a_row_that_is_due_no_more_leaves_its_index() -> None:
-    done = {name: value for name, value in ROW.items() if name not in ("_queue", "_due_at")}
-    assert WritePrices(table_schema("DownloadsTable")).units(ROW, done) == 2
+    assert WritePrices(table_schema("DownloadsTable")).units(ROW, DONE) == 2
 
 
 def test_what_an_index_does_not_hold_costs_nothing_there() -> None:
-    done = {name: value for name, value in ROW.items() if name not in ("_queue", "_due_at")}
-    looked_at = done | {"_looked_at": {"N": "1800000000"}}
-    assert WritePrices(table_schema("DownloadsTable")).units(done, looked_at) == 1
+    looked_at = DONE | {"_looked_at": {"N": "1800000000"}}
+    assert WritePrices(table_schema("DownloadsTable")).units(DONE, looked_at) == 1

@@ -5,52 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from functions.manage_downloads import app
 from stream_downloads.adapters.secrets import ApiCredentials, SecretUnavailable
-from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.check import REQUEST_SECONDS, Installation, ago, check
 from stream_downloads.services.dependencies import Service
 from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT
-from stream_downloads.services.reconcile import Run
 from stream_downloads.services.signing_secret import GUEST, REGISTRATION
 from tests.integration.conftest import WEBHOOK_SECRET
-from tests.simulator import Fault
+from tests.simulator import Fault, StreamSimulator
 from tests.support.events import LambdaContext, load_event
 from tests.support.rows import requested
 from tests.support.secrets_manager import SecretsManager
 from tests.support.template import template
 from tests.support.world import WEBHOOK_URL, World
 
-if TYPE_CHECKING:
-    from tests.simulator import StreamSimulator
-
 Findings = dict[str, dict[str, Any]]
 
 FOREIGN = "https://other.example.com/hook"
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:cloudflare-AbCdEf"
-CHECKS = [
-    "credentials",
-    "account",
-    "permission",
-    "subscription",
-    "signing_secret",
-    "poll",
-    "reconciliation",
-    "gate",
-    "oldest_due",
-]
+OTHERS = ["account", "permission", "subscription", "signing_secret"]
+CHECKS = ["credentials", *OTHERS, "poll", "reconciliation", "gate", "oldest_due"]
 
 
 @pytest.fixture
 def world() -> World:
     """Return a stack that has been running, and has just polled and reconciled."""
     world = World()
-    Run(world.service, lambda: 600.0, map).reconcile(48 * 3600, None)
+    world.reconcile()
     world.poll()
     return world
 
@@ -98,18 +84,11 @@ def refused(world: World, fault: Fault, call: str) -> None:
     world.simulator.faults.script(fault, calls=[call], times=5)
 
 
-def budget_is_used_up(world: World) -> None:
-    while world.budget.take(1000, Asker.OPERATOR).count:
-        pass
-
-
 def test_an_installation_without_a_fault_is_ok(world: World) -> None:
     found = findings(world)
     assert wrong(found) == []
     assert len(found) == 9
 
-
-OTHERS = ["account", "permission", "subscription", "signing_secret"]
 
 FAULTS: dict[str, tuple[Callable[[World], object], list[str], str, str]] = {
     # What is wrong: how it comes about, the findings that are not ok, and of the first of them
@@ -157,7 +136,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], list[str], str, str]] = {
         "Check again",
     ),
     "a budget that is used up": (
-        budget_is_used_up,
+        World.use_up_budget,
         ["credentials", *OTHERS],
         "Not checked: The requests of these five minutes are used up",
         "Check again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,16 +61,6 @@ def test_the_time_is_in_whole_seconds_and_about_now(control: Control) -> None:
 # --- On DynamoDB alone
 
 
-class Answering:
-    """A client that gives one answer to a read."""
-
-    def __init__(self, headers: dict[str, str]) -> None:
-        self._headers = headers
-
-    def get_item(self, **_arguments: Any) -> dict[str, Any]:
-        return {"ResponseMetadata": {"HTTPHeaders": self._headers}}
-
-
 @pytest.mark.parametrize(
     ("headers", "now"),
     [
@@ -78,7 +69,8 @@ class Answering:
     ],
 )
 def test_the_time_is_the_tables_own(headers: dict[str, str], now: float) -> None:
-    client: Any = Answering(headers)
+    answer = {"ResponseMetadata": {"HTTPHeaders": headers}}
+    client: Any = SimpleNamespace(get_item=lambda **_: answer)
     assert ControlTable(client, TABLE, clock=lambda: 42.0).read("budget").now == now
 
 

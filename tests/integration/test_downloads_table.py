@@ -21,23 +21,11 @@ from stream_downloads.domain.download import (
     Trouble,
     TroubleKind,
     Work,
-    iso_time,
 )
+from tests.support import rows
+from tests.support.documents import named, section
 from tests.support.memory import MemoryDownloads
-from tests.support.rows import (
-    AUDIO,
-    DEFAULT,
-    NOW,
-    UID,
-    deleted,
-    deleting,
-    due,
-    failed,
-    in_progress,
-    ready,
-    requested,
-    url_of,
-)
+from tests.support.rows import AUDIO, DEFAULT, NOW, UID
 from tests.support.template import REFERENCES
 
 if TYPE_CHECKING:
@@ -51,7 +39,7 @@ EVERYTHING = Download(
     requested_at=NOW + 0.125,
     updated_at=NOW + 1.5,
     ready_at=NOW + 2.999,
-    url=url_of(UID, AUDIO),
+    url=rows.url_of(UID, AUDIO),
     percent_complete=39.5,
     requires_signed_url=False,
     creator="me",
@@ -102,35 +90,35 @@ def test_a_row_is_read_as_it_was_written(downloads: Downloads) -> None:
 
 
 def test_a_row_that_is_there_stays_as_it_is(downloads: Downloads) -> None:
-    downloads.add(requested(name="first"))
-    there = downloads.add(requested(name="second"))
-    assert there == requested(name="first", version=1)
-    assert downloads.get(*requested().key) == there
+    downloads.add(rows.requested(name="first"))
+    there = downloads.add(rows.requested(name="second"))
+    assert there == rows.requested(name="first", version=1)
+    assert downloads.get(*rows.requested().key) == there
 
 
 def test_each_write_counts_the_version_up(downloads: Downloads) -> None:
-    downloads.add(requested())
-    saved = downloads.save(in_progress(version=1))
-    assert saved == in_progress(version=2)
+    downloads.add(rows.requested())
+    saved = downloads.save(rows.in_progress(version=1))
+    assert saved == rows.in_progress(version=2)
     assert downloads.save(replace(saved, percent_complete=50.0)).version == 3
 
 
 def test_a_row_that_changed_since_it_was_read_is_not_overwritten(downloads: Downloads) -> None:
-    downloads.add(requested())
-    downloads.save(in_progress(version=1))
+    downloads.add(rows.requested())
+    downloads.save(rows.in_progress(version=1))
     with pytest.raises(LostRace, match=f"{UID}/default changed since it was read"):
-        downloads.save(deleting(version=1))
-    assert downloads.get(*requested().key) == in_progress(version=2)
+        downloads.save(rows.deleting(version=1))
+    assert downloads.get(*rows.requested().key) == rows.in_progress(version=2)
 
 
 def test_a_row_that_is_not_there_cannot_be_saved(downloads: Downloads) -> None:
     with pytest.raises(LostRace):
-        downloads.save(requested())
-    assert downloads.get(*requested().key) is None
+        downloads.save(rows.requested())
+    assert downloads.get(*rows.requested().key) is None
 
 
 def test_all_rows_of_a_video_are_found(downloads: Downloads) -> None:
-    for row in (requested(), requested(UID, AUDIO), requested(uid(7))):
+    for row in (rows.requested(), rows.requested(UID, AUDIO), rows.requested(uid(7))):
         downloads.add(row)
     assert [row.key for row in downloads.of_video(UID)] == [(UID, AUDIO), (UID, DEFAULT)]
     assert downloads.of_video(uid(8)) == []
@@ -138,7 +126,7 @@ def test_all_rows_of_a_video_are_found(downloads: Downloads) -> None:
 
 def test_due_rows_come_oldest_first_page_by_page(downloads: Downloads) -> None:
     for number, late in enumerate((30, 10, 20, 40, 0.5)):
-        downloads.add(due(requested(uid(number)), NOW + late))
+        downloads.add(rows.due(rows.requested(uid(number)), NOW + late))
 
     def due_by(until: float, page: int) -> list[str]:
         return [entry.key[0] for entry in downloads.due("live-create", until, page)]
@@ -152,31 +140,31 @@ def test_due_rows_come_oldest_first_page_by_page(downloads: Downloads) -> None:
 def test_each_queue_holds_its_own_rows_and_only_those_with_something_to_do(
     downloads: Downloads,
 ) -> None:
-    rows = {
-        "live-create": [requested(uid(1))],
-        "live-look": [in_progress(uid(2)), deleting(video_uid=uid(3))],
-        "backfill-create": [requested(uid(4), lane=Lane.BACKFILL)],
-        "backfill-look": [in_progress(uid(5), lane=Lane.BACKFILL)],
-        "upkeep": [ready(uid(6))],
-        "": [failed(video_uid=uid(8)), deleted(video_uid=uid(9))],
+    by_queue = {
+        "live-create": [rows.requested(uid(1))],
+        "live-look": [rows.in_progress(uid(2)), rows.deleting(video_uid=uid(3))],
+        "backfill-create": [rows.requested(uid(4), lane=Lane.BACKFILL)],
+        "backfill-look": [rows.in_progress(uid(5), lane=Lane.BACKFILL)],
+        "upkeep": [rows.ready(uid(6))],
+        "": [rows.failed(video_uid=uid(8)), rows.deleted(video_uid=uid(9))],
     }
-    for row in (row for found in rows.values() for row in found):
+    for row in (row for found in by_queue.values() for row in found):
         downloads.add(row)
-    for queue in filter(None, rows):
+    for queue in filter(None, by_queue):
         found = downloads.due(queue, NOW + 1e6, 100)
-        assert sorted(uid for (uid, _), _ in found) == [row.video_uid for row in rows[queue]]
+        assert sorted(uid for (uid, _), _ in found) == [row.video_uid for row in by_queue[queue]]
 
 
 def test_a_row_leaves_the_queue_with_its_step(downloads: Downloads) -> None:
-    downloads.add(in_progress())
-    downloads.save(ready(version=1))
+    downloads.add(rows.in_progress())
+    downloads.save(rows.ready(version=1))
     assert list(downloads.due("live-look", NOW + 1e6, 10)) == []
 
 
 def test_the_keys_of_a_status_come_in_the_order_of_the_change(downloads: Downloads) -> None:
     for number, late in enumerate((3, 1, 2)):
-        downloads.add(failed(video_uid=uid(number), updated_at=NOW + late))
-    downloads.add(requested(uid(9)))
+        downloads.add(rows.failed(video_uid=uid(number), updated_at=NOW + late))
+    downloads.add(rows.requested(uid(9)))
     assert list(downloads.with_status(Status.ERROR)) == [
         (uid(1), DEFAULT),
         (uid(2), DEFAULT),
@@ -187,21 +175,22 @@ def test_the_keys_of_a_status_come_in_the_order_of_the_change(downloads: Downloa
 
 def test_the_rows_of_a_status_are_counted(downloads: Downloads) -> None:
     for number in range(3):
-        downloads.add(requested(uid(number)))
+        downloads.add(rows.requested(uid(number)))
     assert sum(downloads.count(Status.REQUESTED)) == 3
     assert sum(downloads.count(Status.READY)) == 0
 
 
 def test_what_a_ready_video_would_change_nothing_about_is_settled(downloads: Downloads) -> None:
-    downloads.add(ready(uid(1)))
-    downloads.add(failed(video_uid=uid(2), reopens=True))
-    asked = [(uid(number), DEFAULT) for number in (1, 2, 3)]
-    assert downloads.settled(asked) == {(uid(1), DEFAULT)}
+    downloads.add(rows.ready(uid(1)))
+    downloads.add(rows.failed(video_uid=uid(2), reopens=True))
+    downloads.add(rows.deleted(video_uid=uid(3)))
+    asked = [(uid(number), DEFAULT) for number in (1, 2, 3, 4)]
+    assert downloads.settled(asked) == {(uid(1), DEFAULT), (uid(3), DEFAULT)}
 
 
 def test_text_that_a_table_cannot_hold_is_cut_and_fixed(downloads: Downloads) -> None:
-    downloads.add(requested(name="x" * 500_000, creator="half a \ud800 surrogate"))
-    row = downloads.get(*requested().key)
+    downloads.add(rows.requested(name="x" * 500_000, creator="half a \ud800 surrogate"))
+    row = downloads.get(*rows.requested().key)
     assert row is not None
     assert row.name is not None
     assert len(row.name) == 1024
@@ -211,66 +200,56 @@ def test_text_that_a_table_cannot_hold_is_cut_and_fixed(downloads: Downloads) ->
 # --- On DynamoDB alone
 
 
-class Forgetful:
-    """A client whose refusals do not bring the old item along."""
+@pytest.fixture
+def forgetful(dynamodb: DynamoDBClient, monkeypatch: pytest.MonkeyPatch) -> DynamoDBClient:
+    """Return a client whose refusals do not bring the old item along."""
+    put_item: Any = dynamodb.put_item
 
-    def __init__(self, client: DynamoDBClient) -> None:
-        self.exceptions = client.exceptions
-        self.get_item = client.get_item
-        self._client = client
+    def put_and_forget(ReturnValuesOnConditionCheckFailure: str, **arguments: Any) -> Any:  # noqa: ARG001, N803
+        return put_item(**arguments)
 
-    def put_item(self, **arguments: Any) -> Any:
-        del arguments["ReturnValuesOnConditionCheckFailure"]
-        return self._client.put_item(**arguments)
+    monkeypatch.setattr(dynamodb, "put_item", put_and_forget)
+    return dynamodb
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_a_row_that_stood_in_the_way_is_read_if_the_refusal_does_not_tell_it(
-    dynamodb: DynamoDBClient, table: DownloadsTable
+    table: DownloadsTable,
 ) -> None:
-    forgetful: Any = Forgetful(dynamodb)
-    table.add(requested(name="first"))
-    there = DownloadsTable(forgetful, TABLE).add(requested(name="second"))
-    assert there == requested(name="first", version=1)
+    table.add(rows.requested(name="first"))
+    assert table.add(rows.requested(name="second")) == rows.requested(name="first", version=1)
 
 
 def test_a_row_that_stood_in_the_way_and_is_gone_is_a_lost_race(
-    dynamodb: DynamoDBClient, table: DownloadsTable
+    forgetful: DynamoDBClient, table: DownloadsTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forgetful: Any = Forgetful(dynamodb)
-    forgetful.get_item = lambda **_: {}
-    table.add(requested())
+    monkeypatch.setattr(forgetful, "get_item", lambda **_: {})
+    table.add(rows.requested())
     with pytest.raises(LostRace, match="gone again"):
-        DownloadsTable(forgetful, TABLE).add(requested())
-
-
-class Repeated:
-    """A client whose first answer to a write is lost: the SDK repeats, and meets what it did."""
-
-    def __init__(self, client: DynamoDBClient) -> None:
-        self._client = client
-        self.exceptions = client.exceptions
-
-    def put_item(self, **arguments: Any) -> Any:
-        self._client.put_item(**arguments)
-        return self._client.put_item(**arguments)
+        table.add(rows.requested())
 
 
 def test_a_repeated_write_that_meets_its_own_success_has_succeeded(
-    dynamodb: DynamoDBClient, table: DownloadsTable
+    dynamodb: DynamoDBClient, table: DownloadsTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repeating: Any = Repeated(dynamodb)
-    repeated = DownloadsTable(repeating, TABLE)
+    put_item: Any = dynamodb.put_item
+
+    def put_twice(**arguments: Any) -> Any:  # the first answer is lost, and the SDK repeats
+        put_item(**arguments)
+        return put_item(**arguments)
+
+    monkeypatch.setattr(dynamodb, "put_item", put_twice)
     # Fractions of a second, whole numbers and text all compare as they were written.
-    assert repeated.add(EVERYTHING) is None
-    assert repeated.save(replace(EVERYTHING, version=1, percent_complete=100.0)).version == 2
+    assert table.add(EVERYTHING) is None
+    assert table.save(replace(EVERYTHING, version=1, percent_complete=100.0)).version == 2
     row = table.get(*EVERYTHING.key)
     assert row == replace(EVERYTHING, version=2, percent_complete=100.0)
 
 
 def test_two_who_write_the_same_in_the_same_instant_are_still_two(table: DownloadsTable) -> None:
-    assert table.add(requested()) is None
-    assert table.add(requested()) == requested(version=1)
-    sent = transitions.create_sent(requested(version=1), NOW)
+    assert table.add(rows.requested()) is None
+    assert table.add(rows.requested()) == rows.requested(version=1)
+    sent = transitions.create_sent(rows.requested(version=1), NOW)
     table.save(sent)
     with pytest.raises(LostRace):
         table.save(sent)
@@ -301,7 +280,7 @@ def test_rows_that_are_left_unprocessed_are_asked_for_once_more(
     times: int,
     found: int,
 ) -> None:
-    table.add(requested())
+    table.add(rows.requested())
     real, asked = dynamodb.batch_get_item, list[Any]()
 
     def leave(**request: Any) -> Any:
@@ -317,7 +296,7 @@ def test_rows_that_are_left_unprocessed_are_asked_for_once_more(
 
 def test_a_refusal_of_another_kind_is_raised_as_it_is(dynamodb: DynamoDBClient) -> None:
     with pytest.raises(ClientError, match="ResourceNotFound"):
-        DownloadsTable(dynamodb, "no-such-table").add(requested())
+        DownloadsTable(dynamodb, "no-such-table").add(rows.requested())
 
 
 POISON: list[dict[str, Any]] = [
@@ -343,18 +322,18 @@ POISON: list[dict[str, Any]] = [
 def test_a_row_that_cannot_be_read_blocks_no_other(
     dynamodb: DynamoDBClient, table: DownloadsTable, poison: dict[str, Any]
 ) -> None:
-    put(dynamodb, requested(), **poison)
-    table.add(requested(UID, AUDIO))
+    put(dynamodb, rows.requested(), **poison)
+    table.add(rows.requested(UID, AUDIO))
     assert [row.key for row in table.of_video(UID)] == [(UID, AUDIO)]
     assert [row.key for row in table.read([(UID, DEFAULT), (UID, AUDIO)])] == [(UID, AUDIO)]
     with pytest.raises(Unreadable, match="not a download"):
         table.get(UID, DEFAULT)
     with pytest.raises(Unreadable, match="not a download"):
-        table.add(requested())
+        table.add(rows.requested())
 
 
 def test_a_row_without_what_every_row_has_cannot_be_read() -> None:
-    item = to_item(requested())
+    item = to_item(rows.requested())
     del item["requested_at"]
     with pytest.raises(Unreadable, match="requested_at"):
         from_item(item)
@@ -363,8 +342,8 @@ def test_a_row_without_what_every_row_has_cannot_be_read() -> None:
 def test_a_foreign_download_type_is_left_out(
     dynamodb: DynamoDBClient, table: DownloadsTable
 ) -> None:
-    put(dynamodb, failed(), download_type={"S": "hologram"})
-    table.add(failed())
+    put(dynamodb, rows.failed(), download_type={"S": "hologram"})
+    table.add(rows.failed())
     assert list(table.with_status(Status.ERROR)) == [(UID, DEFAULT)]
     assert [row.key for row in table.of_video(UID)] == [(UID, DEFAULT)]
 
@@ -372,8 +351,8 @@ def test_a_foreign_download_type_is_left_out(
 def test_what_others_add_to_an_item_does_not_disturb(
     dynamodb: DynamoDBClient, table: DownloadsTable
 ) -> None:
-    put(dynamodb, requested(), note={"S": "a consumer's own"}, _of_the_future={"BOOL": True})
-    assert table.get(UID, DEFAULT) == requested()
+    put(dynamodb, rows.requested(), note={"S": "a consumer's own"}, _of_the_future={"BOOL": True})
+    assert table.get(UID, DEFAULT) == rows.requested()
 
 
 def item_of(dynamodb: DynamoDBClient, row: Download) -> dict[str, Any]:
@@ -387,13 +366,13 @@ def public(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_item_is_as_the_reference_says(dynamodb: DynamoDBClient, table: DownloadsTable) -> None:
-    row = ready(name="clip.mp4", requires_signed_url=True, duration_seconds=5.5, creator="me")
+    row = rows.ready(name="clip.mp4", requires_signed_url=True, duration_seconds=5.5, creator="me")
     table.add(row)
     assert public(item_of(dynamodb, row)) == {
         "video_uid": {"S": UID},
         "download_type": {"S": "default"},
         "status": {"S": "ready"},
-        "url": {"S": url_of()},
+        "url": {"S": rows.url_of()},
         "percent_complete": {"N": "100"},
         "requires_signed_url": {"BOOL": True},
         "creator": {"S": "me"},
@@ -408,12 +387,12 @@ def test_an_item_is_as_the_reference_says(dynamodb: DynamoDBClient, table: Downl
 @pytest.mark.parametrize(
     ("row", "names"),
     [
-        (requested(), set()),
-        (in_progress(), {"percent_complete"}),
-        (ready(), {"percent_complete", "url", "ready_at"}),
-        (failed(), {"percent_complete", "error_code", "error_message"}),
-        (deleting(), {"percent_complete"}),
-        (deleted(), set()),
+        (rows.requested(), set()),
+        (rows.in_progress(), {"percent_complete"}),
+        (rows.ready(), {"percent_complete", "url", "ready_at"}),
+        (rows.failed(), {"percent_complete", "error_code", "error_message"}),
+        (rows.deleting(), {"percent_complete"}),
+        (rows.deleted(), set()),
     ],
 )
 def test_an_item_holds_only_what_goes_with_its_status(row: Download, names: set[str]) -> None:
@@ -424,37 +403,9 @@ def test_an_item_holds_only_what_goes_with_its_status(row: Download, names: set[
         assert (attribute in to_item(row)) == (row.work is not None)
 
 
-def test_every_attribute_of_our_own_begins_with_an_underscore() -> None:
-    of_the_reference = {
-        "video_uid",
-        "download_type",
-        "status",
-        "url",
-        "percent_complete",
-        "requires_signed_url",
-        "creator",
-        "name",
-        "duration_seconds",
-        "error_code",
-        "error_message",
-        "requested_at",
-        "updated_at",
-        "ready_at",
-    }
-    assert public(to_item(EVERYTHING)).keys() == of_the_reference
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "1970-01-01T00:00:00.000Z"),
-        (NOW, "2027-01-15T08:00:00.000Z"),
-        (NOW + 0.25, "2027-01-15T08:00:00.250Z"),
-        (NOW + 59.9999, "2027-01-15T08:00:59.999Z"),
-    ],
-)
-def test_times_are_iso_8601_in_utc_and_sort_as_text(seconds: float, text: str) -> None:
-    assert iso_time(seconds) == text
+def test_every_attribute_that_is_not_in_the_reference_begins_with_an_underscore() -> None:
+    attributes = section("docs/reference.md", "## The item").partition("| status |")[0]
+    assert public(to_item(EVERYTHING)).keys() == named(attributes)
 
 
 def test_a_consumer_finds_what_became_ready_since_a_time(
@@ -462,8 +413,8 @@ def test_a_consumer_finds_what_became_ready_since_a_time(
 ) -> None:
     for number in range(3):
         at = NOW + number
-        table.add(ready(uid(number), name=f"clip {number}", updated_at=at, ready_at=at))
-    table.add(failed(video_uid=uid(9), updated_at=NOW + 9))
+        table.add(rows.ready(uid(number), name=f"clip {number}", updated_at=at, ready_at=at))
+    table.add(rows.failed(video_uid=uid(9), updated_at=NOW + 9))
     found = dynamodb.query(
         TableName=TABLE,
         IndexName="status-index",
@@ -476,5 +427,5 @@ def test_a_consumer_finds_what_became_ready_since_a_time(
     )["Items"]
     assert [item["name"]["S"] for item in found] == ["clip 1", "clip 2"]
     # The index repeats the public row without its percentage, and nothing of the bookkeeping.
-    repeated = public(to_item(ready(name="a"))).keys() - {"percent_complete"}
+    repeated = public(to_item(rows.ready(name="a"))).keys() - {"percent_complete"}
     assert {name for item in found for name in item} == repeated

@@ -20,23 +20,12 @@ from stream_downloads.domain.download import (
     Work,
     iso_time,
 )
-from stream_downloads.domain.request_budget import Asker
 from stream_downloads.domain.transitions import try_again
 from stream_downloads.services import manage as manage_service
 from stream_downloads.services.gateway import NotNow
 from tests.simulator import Fault
-from tests.support.rows import (
-    AUDIO,
-    DEFAULT,
-    NOW,
-    UID,
-    deleted,
-    deleting,
-    failed,
-    in_progress,
-    ready,
-    requested,
-)
+from tests.support import rows
+from tests.support.rows import AUDIO, DEFAULT, NOW, UID
 from tests.support.world import World
 
 
@@ -157,7 +146,7 @@ def test_a_row_that_cannot_be_opened_blocks_no_other(
 ) -> None:
     uids = [number * 32 for number in "abc"]
     for uid in uids:
-        world.downloads.add(failed(video_uid=uid))
+        world.downloads.add(rows.failed(video_uid=uid))
     get = world.downloads.get
 
     def get_or_not(uid: str, kind: DownloadType) -> Download | None:
@@ -177,16 +166,10 @@ def test_a_row_that_cannot_be_opened_blocks_no_other(
 
 
 def test_a_retry_of_everything_stops_in_time_and_says_so(world: World) -> None:
-    world.downloads.add(failed())
+    world.downloads.add(rows.failed())
     answer = manage(world, remaining=1.0, action="retry")
     assert answer["retried"] == 0
     assert "send the same again" in answer["ended"]
-
-
-def test_a_request_of_a_video_that_cloudflare_does_not_know_changes_nothing(world: World) -> None:
-    with pytest.raises(BadRequest, match=r"does not know video .* check the uid and the account"):
-        manage(world, action="request", video_uid="a" * 32)
-    assert world.downloads.rows == {}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +186,7 @@ def test_a_request_of_a_video_that_cloudflare_does_not_know_changes_nothing(worl
 def test_a_request_is_recorded_with_what_is_known_if_cloudflare_cannot_be_asked(
     world: World, fault: Fault
 ) -> None:
-    known = ready(creator="me", name="clip", requires_signed_url=True, duration_seconds=5.5)
+    known = rows.ready(creator="me", name="clip", requires_signed_url=True, duration_seconds=5.5)
     world.downloads.add(known)
     for uid in (UID, "a" * 32):
         world.simulator.faults.script(fault, calls=["get video"])
@@ -215,16 +198,11 @@ def test_a_request_is_recorded_with_what_is_known_if_cloudflare_cannot_be_asked(
         assert getattr(sibling, fact) == getattr(known, fact), fact
 
 
-def without_budget(world: World) -> None:
-    while world.budget.take(1000, Asker.OPERATOR).count:
-        pass
-
-
 def without_credentials(world: World) -> None:
     world.credentials.in_memory = world.credentials.stored = ""
 
 
-@pytest.mark.parametrize("lose", [without_budget, without_credentials])
+@pytest.mark.parametrize("lose", [World.use_up_budget, without_credentials])
 def test_a_request_is_recorded_if_no_request_can_be_sent_to_cloudflare(
     world: World, lose: Callable[[World], None]
 ) -> None:
@@ -234,13 +212,13 @@ def test_a_request_is_recorded_if_no_request_can_be_sent_to_cloudflare(
     assert world.simulator.calls == []
 
 
-def test_a_request_of_a_deleted_video_changes_nothing_of_its_rows(world: World) -> None:
+def test_a_request_of_a_video_that_cloudflare_does_not_know_changes_nothing(world: World) -> None:
     uid = ready_video(world)
     world.simulator.drop_video(uid)
-    rows = dict(world.downloads.rows)
-    with pytest.raises(BadRequest, match="does not know video"):
+    before = dict(world.downloads.rows)
+    with pytest.raises(BadRequest, match=r"does not know video .* check the uid and the account"):
         manage(world, action="request", video_uid=uid, download_types=["default", "audio"])
-    assert world.downloads.rows == rows
+    assert world.downloads.rows == before
 
 
 @pytest.mark.parametrize("action", ["delete", "retry", "status"])
@@ -253,13 +231,13 @@ def test_an_unknown_video_is_an_error_that_changes_nothing(world: World, action:
 @pytest.mark.parametrize(
     ("row", "waits_for"),
     [
-        (requested(), "create"),
-        (in_progress(), "poll"),
-        (requested(work=Work(Step.GET_VIDEO, NOW + 60)), "video"),
-        (deleting(), "delete"),
-        (ready(), None),
-        (failed(), None),
-        (deleted(), None),
+        (rows.requested(), "create"),
+        (rows.in_progress(), "poll"),
+        (rows.requested(work=Work(Step.GET_VIDEO, NOW + 60)), "video"),
+        (rows.deleting(), "delete"),
+        (rows.ready(), None),
+        (rows.failed(), None),
+        (rows.deleted(), None),
     ],
 )
 def test_the_status_of_a_video_says_what_a_download_waits_for(
@@ -274,7 +252,7 @@ def test_the_status_of_a_video_says_what_a_download_waits_for(
 
 
 def test_the_status_of_a_video_names_the_problem_and_since_when(world: World) -> None:
-    row = try_again(requested(), NOW + 90, Reason("10005", "not now"), NOW + 30)
+    row = try_again(rows.requested(), NOW + 90, Reason("10005", "not now"), NOW + 30)
     world.downloads.add(row)
     (said,) = manage(world, action="status", video_uid=UID)["downloads"]
     assert said["waiting"] == {
@@ -290,14 +268,7 @@ def test_the_status_of_the_stack_sums_up(world: World) -> None:
     waiting = world.simulator.upload(generation_seconds=1000)
     world.deliver_webhooks()
     answer = manage(world, action="status")
-    assert answer["rows"] == {
-        "requested": 0,
-        "inprogress": 1,
-        "ready": 1,
-        "error": 0,
-        "deleting": 0,
-        "deleted": 0,
-    }
+    assert answer["rows"] == dict.fromkeys(Status, 0) | {"inprogress": 1, "ready": 1}
     assert answer["oldest_due"] is None
     assert answer["requests_in_five_minutes"] == 3
     assert answer["request_limit"] == 600
@@ -310,8 +281,8 @@ def test_the_status_of_the_stack_sums_up(world: World) -> None:
 
 def test_the_status_says_what_could_not_be_counted_in_time(world: World) -> None:
     for number in range(6):
-        row = requested(f"{number:032x}", DEFAULT)
-        world.downloads.add(row if number else failed(video_uid=row.video_uid))
+        row = rows.requested(f"{number:032x}", DEFAULT)
+        world.downloads.add(row if number else rows.failed(video_uid=row.video_uid))
     left = iter([30.0] * 9)
     status = Command(Action.STATUS, None, None)
     answer = manage_service.manage(world.service, status, lambda: next(left, 0.0))
@@ -344,14 +315,6 @@ def test_the_link_of_a_private_video_works_until_it_expires(world: World) -> Non
     assert world.simulator.fetch(url) == 200
     world.clock.now += 601
     assert world.simulator.fetch(url) == 401
-
-
-def test_a_video_not_known_to_be_public_is_looked_up_before_it_is_linked(world: World) -> None:
-    uid = world.simulator.upload(private=True, webhook_delays=())
-    manage(world, action="request", video_uid=uid)
-    follow(world)
-    url = manage(world, action="link", video_uid=uid)["url"]
-    assert world.simulator.fetch(url) == 200
 
 
 def test_a_video_that_was_made_private_after_its_webhook_gets_a_link_that_works(

@@ -11,7 +11,6 @@ from stream_downloads.domain import commands
 from stream_downloads.domain.commands import Command
 from stream_downloads.domain.download import DownloadType, Lane, Status
 from stream_downloads.services.manage import manage
-from stream_downloads.services.reconcile import Run
 from tests.support.world import World
 
 HOUR = 3600.0
@@ -19,10 +18,6 @@ DEFAULT, AUDIO = DownloadType.DEFAULT, DownloadType.AUDIO
 
 # How a video becomes known to the stack.
 Path = Callable[[World, dict[str, Any]], str]
-
-
-def reconcile(world: World, since: float | None = None) -> None:
-    Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, since)
 
 
 def webhook(world: World, upload: dict[str, Any]) -> str:
@@ -33,7 +28,7 @@ def webhook(world: World, upload: dict[str, Any]) -> str:
 
 def look_back(world: World, upload: dict[str, Any]) -> str:
     uid = world.simulator.upload(webhook_delays=(), **upload)
-    reconcile(world)
+    world.reconcile()
     return uid
 
 
@@ -41,27 +36,27 @@ def backfill(world: World, upload: dict[str, Any]) -> str:
     began = world.clock()
     uid = world.simulator.upload(webhook_delays=(), **upload)
     world.clock.now += 72 * HOUR
-    reconcile(world, began)
+    world.reconcile(began)
     return uid
 
 
 def long_encoding(world: World, upload: dict[str, Any]) -> str:
     uid = world.simulator.upload(webhook_delays=(), encode_seconds=50 * HOUR, **upload)
     for _ in range(51):
-        reconcile(world)
+        world.reconcile()
         world.clock.now += HOUR
-    reconcile(world)
+    world.reconcile()
     return uid
 
 
 def every_path(world: World, upload: dict[str, Any]) -> str:
     began = world.clock()
     uid = webhook(world, upload)
-    reconcile(world)
+    world.reconcile()
     world.simulator.repeat_webhook(uid)
     world.deliver_webhooks()
     world.clock.now += 72 * HOUR
-    reconcile(world, began)
+    world.reconcile(began)
     return uid
 
 
@@ -142,5 +137,5 @@ def test_what_is_there_stays_when_a_video_wants_none_later() -> None:
     video.upload = type(video.upload)(downloads="none", generation_seconds=1)
     world.simulator.repeat_webhook(uid)
     world.deliver_webhooks()
-    reconcile(world)
+    world.reconcile()
     assert ends_with(world, uid, webhook) == {"default"}

@@ -25,11 +25,11 @@ from stream_downloads.domain import video as cloudflare
 from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.signature import sign
 from stream_downloads.services.receive import receive
-from stream_downloads.services.reconcile import Run
 from tests.simulator import Fault
 from tests.simulator.videos import Video
 from tests.support.events import LambdaContext, encoded, video_event
-from tests.support.template import environment, template
+from tests.support.rows import requested
+from tests.support.template import environment, resources, template
 from tests.support.world import World, function_url_event
 
 HOUR = 3600.0
@@ -92,10 +92,6 @@ def poll(world: World, minutes: int = 3) -> None:
         world.clock.sleep(60)
 
 
-def reconcile(world: World) -> None:
-    Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, None)
-
-
 def send(world: World, body: bytes, *, age: float = 0.0) -> int:
     """Send a webhook that was signed so many seconds ago."""
     secrets: Any = world.secrets
@@ -121,13 +117,13 @@ def drop_downloads(world: World, uid: str) -> None:
 def lose_a_webhook(world: World) -> None:
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(HOUR)
-    reconcile(world)
+    world.reconcile()
 
 
 def fail_a_request(world: World, fault: Fault, call: str) -> None:
     world.simulator.faults.script(fault, calls=[call])
     world.simulator.upload(webhook_delays=())
-    reconcile(world)
+    world.reconcile()
     poll(world, 10)
 
 
@@ -136,7 +132,7 @@ def written() -> Written:
     """Return the output of the code after every counted event has happened."""
     world = World()
     with recording() as written:
-        reconcile(world)
+        world.reconcile()
         uid = upload(world)
         poll(world)
         drop_downloads(world, uid)
@@ -193,7 +189,7 @@ def test_a_backfill_that_waits_does_not_count_as_late() -> None:
     world = World()
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(72 * HOUR)
-    Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, 0.0)
+    world.reconcile(since=0.0)
     world.clock.sleep(3 * HOUR)
     with recording() as written:
         assert world.poll().requests > 0
@@ -203,7 +199,7 @@ def test_a_backfill_that_waits_does_not_count_as_late() -> None:
 def test_the_delay_is_that_from_create_to_ready() -> None:
     world = World()
     world.simulator.upload(webhook_delays=(), generation_seconds=5)
-    reconcile(world)
+    world.reconcile()
     world.clock.sleep(HOUR)  # until the poller creates it
     world.poll()
     world.clock.sleep(200)
@@ -221,104 +217,94 @@ def test_the_budget_used_is_a_part_of_the_limit() -> None:
     assert written.total(Metric.BUDGET_USED) == 2.0
 
 
+def missed(world: World, since: float | None = None) -> float:
+    """Reconcile, and return how many videos count as missed by their webhook."""
+    with recording() as written:
+        world.reconcile(since)
+    return written.total(Metric.VIDEOS_FOUND)
+
+
+@pytest.fixture
+def world() -> World:
+    """Return a stack that has reconciled before."""
+    world = World()
+    world.reconcile()
+    return world
+
+
 def test_what_was_there_before_the_stack_counts_as_missed_by_no_webhook() -> None:
     world = World()
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(HOUR)
-    with recording() as written:
-        reconcile(world)
-    assert written.total(Metric.VIDEOS_FOUND) == 0
+    assert missed(world) == 0
     assert len(world.downloads.rows) == 1
 
 
-def test_a_video_whose_webhook_may_be_on_its_way_is_requested_but_not_counted() -> None:
-    world = World()
-    reconcile(world)
+def test_a_video_whose_webhook_may_be_on_its_way_is_requested_but_not_counted(world: World) -> None:
     world.simulator.upload(webhook_delays=(700.0,), encode_seconds=2 * HOUR)
     world.clock.sleep(2 * HOUR + 30)
-    with recording() as written:
-        reconcile(world)
-    assert written.total(Metric.VIDEOS_FOUND) == 0
+    assert missed(world) == 0
     assert len(world.downloads.rows) == 1
 
 
 @pytest.mark.parametrize(
-    ("ready_for", "ready_at_known", "missed"),
+    ("ready_for", "ready_at_known", "count"),
     [(599.0, True, 0), (601.0, True, 1), (599.0, False, 1), (0.0, False, 1)],
 )
 def test_a_webhook_is_missed_ten_minutes_after_its_video_was_ready(
-    monkeypatch: pytest.MonkeyPatch, *, ready_for: float, ready_at_known: bool, missed: int
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    ready_for: float,
+    ready_at_known: bool,
+    count: int,
 ) -> None:
-    world = World()
-    reconcile(world)
     if not ready_at_known:  # then the time of its creation, an hour before, counts
         monkeypatch.setattr(Video, "listed", Video.described)
     world.simulator.upload(webhook_delays=(), encode_seconds=HOUR)
     world.clock.sleep(HOUR + ready_for)
-    with recording() as written:
-        reconcile(world)
-        reconcile(world)
-    assert written.total(Metric.VIDEOS_FOUND) == missed
+    assert missed(world) == count
+    assert missed(world) == 0
     assert len(world.downloads.rows) == 1
 
 
-def test_a_backfilled_video_was_missed_by_no_webhook() -> None:
-    world = World()
-    reconcile(world)
+def test_a_backfilled_video_was_missed_by_no_webhook(world: World) -> None:
     world.simulator.upload(webhook_delays=())
     world.clock.sleep(72 * HOUR)
-    reconcile(world)
-    with recording() as written:
-        Run(world.service, lambda: 600.0, map).reconcile(48 * HOUR, 0.0)
-    assert written.total(Metric.VIDEOS_FOUND) == 0
+    world.reconcile()
+    assert missed(world, since=0.0) == 0
     assert len(world.downloads.rows) == 1
 
 
-def test_a_video_whose_second_webhook_told_of_its_recovery_in_vain_was_missed() -> None:
-    world = World()
-    reconcile(world)
+def test_a_video_whose_second_webhook_told_of_its_recovery_in_vain_was_missed(world: World) -> None:
     uid = world.simulator.upload(webhook_delays=())
-    row = transitions.request(cloudflare.Video(uid), DownloadType.DEFAULT, world.clock())
-    world.downloads.add(transitions.fail_video(row, cloudflare.Video(uid), world.clock()))
+    failed = transitions.fail_video(requested(uid), cloudflare.Video(uid), world.clock())
+    world.downloads.add(failed)
     world.clock.sleep(HOUR)
-    with recording() as written:
-        reconcile(world)
-    assert written.total(Metric.VIDEOS_FOUND) == 1
+    assert missed(world) == 1
 
 
-def test_a_video_that_encoded_for_days_and_whose_webhook_never_came_was_missed() -> None:
-    world = World()
-    reconcile(world)
+def test_a_video_that_encoded_for_days_and_whose_webhook_never_came_was_missed(
+    world: World,
+) -> None:
     world.simulator.upload(webhook_delays=(), encode_seconds=49 * HOUR)
     world.clock.sleep(HOUR)
-    reconcile(world)
+    world.reconcile()
     world.clock.sleep(49 * HOUR)
-    with recording() as written:
-        reconcile(world)
-    assert written.total(Metric.VIDEOS_FOUND) == 1
+    assert missed(world) == 1
 
 
-def test_a_type_that_is_wanted_only_since_then_was_missed_by_no_webhook() -> None:
-    world = World()
-    reconcile(world)
+def test_a_type_that_is_wanted_only_since_then_was_missed_by_no_webhook(world: World) -> None:
     upload(world)
     world.clock.sleep(HOUR)
-    both = world.make_service(600, tuple(DownloadType), 0.0, 1)
-    with recording() as written:
-        Run(both, lambda: 600.0, map).reconcile(48 * HOUR, None)
-    assert written.total(Metric.VIDEOS_FOUND) == 0
+    world.service = world.make_service(600, tuple(DownloadType), 0.0, 1)
+    assert missed(world) == 0
     assert len(world.downloads.rows) == 2
 
 
 # --- Where they are used ----------------------------------------------------------------------
 
-
-def alarms() -> dict[str, dict[str, Any]]:
-    return {
-        name: resource["Properties"]
-        for name, resource in template()["Resources"].items()
-        if resource["Type"] == "AWS::CloudWatch::Alarm"
-    }
+ALARMS = resources("AWS::CloudWatch::Alarm")
 
 
 def dashboard() -> list[Any]:
@@ -332,9 +318,9 @@ def dashboard() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("name", alarms())
+@pytest.mark.parametrize("name", ALARMS)
 def test_an_alarm_watches_what_is_written(name: str, written: Written) -> None:
-    alarm = alarms()[name]
+    alarm = ALARMS[name]
     dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
     if not alarm["Namespace"].startswith("AWS/"):
         assert dimensions.pop("service") == {"Ref": "AWS::StackName"}
@@ -378,13 +364,9 @@ def test_the_dashboard_shows_what_is_written(written: Written) -> None:
 
 
 def test_the_saved_queries_ask_for_what_is_written(written: Written) -> None:
-    queries = [
-        resource["Properties"]["QueryString"]
-        for resource in template()["Resources"].values()
-        if resource["Type"] == "AWS::Logs::QueryDefinition"
-    ]
+    queries = resources("AWS::Logs::QueryDefinition").values()
     assert queries
-    for query in queries:
+    for query in (found["QueryString"] for found in queries):
         asked = re.findall(r"(?:fields|filter|by) (?!ispresent)([\w@., ]+)", query)
         names = {name.strip().split()[0] for some in asked for name in some.split(",")}
         names |= set(re.findall(r"(\w+)\.0", query))

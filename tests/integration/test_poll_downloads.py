@@ -64,20 +64,6 @@ def test_what_is_wanted_is_created_then_listed_then_ready(
     assert simulator.counts() == {"create download": 2, "list downloads": 1}
 
 
-def test_a_video_that_is_not_done_has_a_percentage_and_no_url(
-    simulator: StreamSimulator, dynamodb: DynamoDBClient, service: Service
-) -> None:
-    uid = simulator.upload(generation_seconds=1000.0, webhook_delays=())
-    want(service, uid)
-    poll()
-    hurry(service, uid)
-    poll()
-    (item,) = dynamodb.scan(TableName=REFERENCES["DownloadsTable"])["Items"]
-    assert item["status"] == {"S": "inprogress"}
-    assert 0 <= float(item["percent_complete"]["N"]) <= 100
-    assert "url" not in item
-
-
 def test_a_run_with_no_time_left_leaves_everything_due(
     simulator: StreamSimulator, service: Service
 ) -> None:
@@ -104,15 +90,6 @@ def test_a_row_that_cannot_be_read_blocks_no_other(
     )
     want(service, uid)
     assert poll()["requests"] == 1
-
-
-def test_two_runs_one_after_the_other_share_nothing_but_the_tables(
-    simulator: StreamSimulator, service: Service
-) -> None:
-    uid = simulator.upload(webhook_delays=())
-    want(service, uid)
-    assert [poll()["requests"] for _ in range(2)] == [1, 0]
-    assert simulator.counts() == {"create download": 1}
 
 
 def test_input_is_refused() -> None:

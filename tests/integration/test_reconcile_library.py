@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
 from tests.simulator import Fault
 from tests.simulator.videos import Video
+from tests.support.rows import requested
 from tests.support.world import World
 
 HOUR = 3600.0
@@ -45,7 +46,7 @@ def reconcile(
     Without it, the time is over after many more pages than a test has, so that no test hangs.
     """
     seconds = seconds or chain(repeat(600.0, 50), repeat(0.0))
-    return Run(world.service, lambda: next(seconds), map, known).reconcile(48 * HOUR, since)
+    return world.reconcile(since, remaining=lambda: next(seconds), known=known)
 
 
 def reconcile_hourly(
@@ -64,6 +65,14 @@ def upload(world: World, count: int, *, apart: float, **details: Any) -> list[st
         uids.append(world.simulator.upload(webhook_delays=(), **details))
         world.clock.now += apart
     return uids
+
+
+def upload_before_the_look_back(world: World, count: int) -> tuple[float, list[str]]:
+    """Upload videos that only a backfill finds; return where it has to begin, and the uids."""
+    start = world.clock()
+    uids = upload(world, count, apart=1.0)
+    world.clock.now += 72 * HOUR
+    return start, uids
 
 
 def videos_with_rows(world: World) -> set[str]:
@@ -94,28 +103,16 @@ def test_rows_that_exist_are_read_and_not_written(world: World) -> None:
 def test_only_the_type_that_lacks_a_row_is_requested() -> None:
     world = World(download_types=BOTH)
     (uid,) = upload(world, 1, apart=60)
-    world.downloads.add(
-        transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
-    )
+    world.downloads.add(requested(uid))
     before = world.downloads.rows[uid, DownloadType.DEFAULT]
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT] == before
     assert (uid, DownloadType.AUDIO) in world.downloads.rows
 
 
-def test_a_tombstone_is_not_revived(world: World) -> None:
-    (uid,) = upload(world, 1, apart=60)
-    row = transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
-    gone = transitions.deleted(transitions.delete(row, world.clock()), world.clock())
-    world.downloads.add(gone)
-    assert reconcile(world)["videos_requested"] == 0
-    assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.DELETED
-
-
 def test_a_row_that_ended_because_its_video_had_failed_is_opened_again(world: World) -> None:
     (uid,) = upload(world, 1, apart=60)
-    row = transitions.request(video.Video(uid=uid), DownloadType.DEFAULT, world.clock())
-    world.downloads.add(transitions.fail_video(row, video.Video(uid=uid), world.clock()))
+    world.downloads.add(transitions.fail_video(requested(uid), video.Video(uid), world.clock()))
     assert reconcile(world)["videos_requested"] == 1
     assert world.downloads.rows[uid, DownloadType.DEFAULT].status is Status.REQUESTED
 
@@ -154,8 +151,9 @@ def test_a_library_that_cannot_be_listed_is_reported_and_listed_by_the_next_run(
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("inclusive", [True, False])
-def test_a_backfill_loses_nothing_across_the_borders_of_pages(*, inclusive: bool) -> None:
-    world = World(limit=1000)
+def test_a_backfill_loses_nothing_across_the_borders_of_pages(
+    world: World, *, inclusive: bool
+) -> None:
     world.simulator.settings.inclusive_bounds = inclusive
     start = world.clock()
     uids = upload(world, PAGE - 1, apart=1.5)
@@ -171,9 +169,7 @@ def test_a_backfill_loses_nothing_across_the_borders_of_pages(*, inclusive: bool
 def test_a_video_that_is_listed_in_another_shape_hides_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = world.clock()
-    uids = upload(world, PAGE + 2, apart=1.0)
-    world.clock.now += 72 * HOUR
+    start, uids = upload_before_the_look_back(world, PAGE + 2)
     spoil: dict[str, dict[str, Any]] = {
         uids[0]: {"uid": "../x"},
         uids[1]: {"created": None},
@@ -193,9 +189,8 @@ def test_a_video_that_is_listed_in_another_shape_hides_no_other(
 @pytest.mark.parametrize("inclusive", [True, False])
 @pytest.mark.parametrize("backfill", [True, False])
 def test_over_a_page_of_videos_within_a_second_is_walked_through(
-    *, inclusive: bool, backfill: bool
+    world: World, *, inclusive: bool, backfill: bool
 ) -> None:
-    world = World(limit=1000)
     world.simulator.settings.inclusive_bounds = inclusive
     start = world.clock()
     uids = upload(world, 2 * PAGE, apart=0.0004)
@@ -208,9 +203,8 @@ def test_over_a_page_of_videos_within_a_second_is_walked_through(
 
 @pytest.mark.parametrize("backfill", [True, False])
 def test_over_a_page_of_videos_at_one_instant_is_skipped_with_a_warning(
-    *, backfill: bool, caplog: pytest.LogCaptureFixture
+    world: World, *, backfill: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(limit=1000)
     start = world.clock()
     upload(world, PAGE + 5, apart=0.0)
     world.clock.now += 0.5
@@ -248,9 +242,7 @@ def test_a_video_that_is_listed_twice_is_read_and_requested_once(
 
 
 def test_a_backfill_goes_on_where_the_run_before_had_to_stop(world: World) -> None:
-    start = world.clock()
-    uids = upload(world, 3 * PAGE, apart=1.0)
-    world.clock.now += 72 * HOUR
+    start, uids = upload_before_the_look_back(world, 3 * PAGE)
     first = reconcile(world, start, seconds=iter([600.0, 600.0, 10.0]))
     assert first["backfill"]["since"] < first["backfill"]["reached"]
     assert "next run goes on" in first["ended"]
@@ -263,9 +255,7 @@ def test_a_backfill_goes_on_where_the_run_before_had_to_stop(world: World) -> No
 
 
 def test_a_backfill_that_is_asked_for_again_goes_on_where_it_is(world: World) -> None:
-    start = world.clock()
-    upload(world, 2 * PAGE, apart=1.0)
-    world.clock.now += 72 * HOUR
+    start, _ = upload_before_the_look_back(world, 2 * PAGE)
     first = reconcile(world, start, seconds=iter([600.0, 600.0, 10.0]))
     again = reconcile(world, start, seconds=iter([600.0, 10.0]))
     assert again["backfill"] == first["backfill"]
@@ -564,16 +554,8 @@ def test_a_backfill_begins_although_another_caller_writes_its_record(
 
 @pytest.mark.parametrize(("warm", "at_most"), [(False, 3.0), (True, 2.0)])
 def test_an_item_is_read_for_few_units_while_it_is_within_reach(
-    world: World, monkeypatch: pytest.MonkeyPatch, *, warm: bool, at_most: float
+    world: World, *, warm: bool, at_most: float
 ) -> None:
-    units: Counter[str] = Counter()
-    settled = world.downloads.settled
-
-    def count(keys: Sequence[tuple[str, DownloadType]]) -> set[tuple[str, DownloadType]]:
-        units.update(dict.fromkeys((uid for uid, _ in keys), 0.5))
-        return settled(keys)
-
-    monkeypatch.setattr(world.downloads, "settled", count)
     uids: list[str] = []
     reconcile(world)
     known = Known() if warm else None
@@ -581,7 +563,8 @@ def test_an_item_is_read_for_few_units_while_it_is_within_reach(
         world, 120, each_hour=lambda: uids.extend(upload(world, 1, apart=0)), known=known
     )
     complete = uids[:-50]  # these are out of reach now
-    assert sum(units[uid] for uid in complete) / len(complete) < at_most
+    units = [0.5 * world.downloads.looked_up[uid] for uid in complete]
+    assert fmean(units) < at_most
 
 
 def test_a_warm_process_forgets_the_oldest_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,9 +576,7 @@ def test_a_warm_process_forgets_the_oldest_rows(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_allowance_the_backfill_waits_for_the_next_run(world: World) -> None:
-    start = world.clock()
-    upload(world, 10, apart=1.0)
-    world.clock.now += 72 * HOUR
+    start, _ = upload_before_the_look_back(world, 10)
     world.simulator.faults.script(Fault.THROTTLED, calls=["list videos"])
     answer = reconcile(world, start)
     assert answer["backfill"] is not None
@@ -617,9 +598,7 @@ def test_two_runs_at_once_do_the_work_once(world: World) -> None:
 
 
 def test_a_run_that_lost_its_lease_ends_and_moves_no_cursor(world: World) -> None:
-    start = world.clock()
-    upload(world, 2 * PAGE, apart=1.0)
-    world.clock.now += 72 * HOUR
+    start, _ = upload_before_the_look_back(world, 2 * PAGE)
     other = Lease(world.control, "reconcile-lease", "another", 120.0)
 
     def lose_the_lease() -> Iterator[float]:

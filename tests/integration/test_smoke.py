@@ -15,7 +15,6 @@ from stream_downloads.domain.commands import BadRequest
 from stream_downloads.domain.download import Status
 from stream_downloads.services.check import Installation, check
 from stream_downloads.services.manage import manage
-from stream_downloads.services.reconcile import Run
 from tests.simulator import BASE_URL, CUSTOMER_HOST, Fault, InProcessPool
 from tests.smoke import __main__ as program
 from tests.smoke.cloudflare import Answer, Cloudflare
@@ -44,6 +43,10 @@ class Act:
             raise KeyboardInterrupt
         return result
 
+    def end(self) -> None:
+        """Interrupt nothing any more."""
+        self.over = True
+
 
 class Pool(InProcessPool):
     """The way to the simulator, with a record of what was sent."""
@@ -70,8 +73,7 @@ class WorldStack:
         return self.act(lambda: self._manage(payload))
 
     def reconcile(self) -> None:
-        run = Run(self.world.service, lambda: 600.0, map)
-        self.act(lambda: run.reconcile(48 * 3600, None))
+        self.act(self.world.reconcile)
 
     def _manage(self, payload: Mapping[str, Any]) -> Any:
         service = self.world.service
@@ -114,18 +116,10 @@ class Stage:
         self.world.poll()
 
     def run(self) -> int:
-        interruption: Any = type("Interruption", (), {"ignored": False})()
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(program, "say", self.lines.append)
-            clean_up = self.smoke.clean_up
-
-            def without_interruption() -> list[str]:
-                assert interruption.ignored
-                self.act.over = True
-                return clean_up()
-
-            patched.setattr(Smoke, "clean_up", lambda _: without_interruption())
-            return program.prove(self.smoke, self.path, self.secrets, interruption)
+            patched.setattr(program, "ignore_interrupts", self.act.end)
+            return program.prove(self.smoke, self.path, self.secrets)
 
     def leaves_nothing(self) -> None:
         """Fail if a clip is left over, or another video was touched."""

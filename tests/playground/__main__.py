@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from tests.demo.screen import Screen, interrupts_end_it
-from tests.demo.stage import set_stage
+from tests.demo.stage import Stage, set_stage
 from tests.playground.guide import show_commands, write_setup
 from tests.playground.log import Log
-
-if TYPE_CHECKING:
-    from tests.demo.stage import Stage
 
 READ_EVERY = 0.5
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from tests.demo.screen import Screen
+from tests.demo.stage import Stage
 from tests.support.deployment import SETTINGS
 from tests.support.emulator import REPOSITORY
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.demo.screen import Screen
-    from tests.demo.stage import Stage
 
 # Each command works as it is in sh, bash and zsh, after those above it.
 COMMANDS = (

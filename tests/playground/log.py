@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.demo.scenario import Key
 from tests.demo.screen import FILES, outcome, shortened
-from tests.demo.stage import rows_of
-from tests.support.template import template
+from tests.demo.stage import Stage, rows_of
+from tests.support.template import resources
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.demo.scenario import Key
-    from tests.demo.stage import Stage
-
-FUNCTIONS = tuple(
-    name.removesuffix("Function")
-    for name, resource in template()["Resources"].items()
-    if resource["Type"] == "AWS::Serverless::Function"
-)
+FUNCTIONS = [name.removesuffix("Function") for name in resources("AWS::Serverless::Function")]
 # Seconds.
 READ_LOGS_EVERY = 2.0
 READ_LOGS_BACK = 120.0

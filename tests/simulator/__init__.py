@@ -1,22 +1,20 @@
 """Simulate Cloudflare Stream: in memory, in place of a connection pool, or over HTTP."""
 
-from tests.simulator.core import API_PATH, Call, Settings, StreamSimulator
-from tests.simulator.faults import Fault, Faults
+from tests.simulator.core import Call, Settings, StreamSimulator
+from tests.simulator.faults import Fault
 from tests.simulator.limits import RateLimiter
 from tests.simulator.messages import Request, Response, Wire
 from tests.simulator.server import SimulatorServer
 from tests.simulator.transport import BASE_URL, InProcessPool
 from tests.simulator.videos import CUSTOMER_HOST, PROGRESS, Upload, download_url, timestamp
-from tests.simulator.webhooks import Webhook, punctual, signature, unreliable
+from tests.simulator.webhooks import Webhook, signature, unreliable
 
 __all__ = [
-    "API_PATH",
     "BASE_URL",
     "CUSTOMER_HOST",
     "PROGRESS",
     "Call",
     "Fault",
-    "Faults",
     "InProcessPool",
     "RateLimiter",
     "Request",
@@ -28,7 +26,6 @@ __all__ = [
     "Webhook",
     "Wire",
     "download_url",
-    "punctual",
     "signature",
     "timestamp",
     "unreliable",

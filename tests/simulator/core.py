@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -201,36 +201,6 @@ class StreamSimulator:
                 return 401
             download = video.downloads.get(file.partition(".")[0])
             return 200 if download and download.status(now) == "ready" else 404
-
-    def summary(self) -> dict[str, Any]:
-        """Return all that happened, as JSON."""
-        with self._lock:
-            now = self.clock()
-            return {
-                "now": now,
-                "settings": {**asdict(self.settings), "api_token": None, "api_key": None},
-                "subscribed_url": self.outbox.subscription and self.outbox.subscription.url,
-                "requests": len(self.calls),
-                "requests_by_call": self.counts(),
-                "requests_by_status": Counter(str(call.status) for call in self.calls),
-                "most_requests_in_five_minutes": self.most_requests_in(300.0),
-                "faults": Counter(fault for _, fault in self.faults.history),
-                "webhooks_sent": Counter(webhook.video_uid for webhook in self.outbox.sent),
-                "webhooks_waiting": self.outbox.waiting,
-                "videos": {
-                    uid: {
-                        "state": video.state(now),
-                        "name": video.upload.name,
-                        "private": video.upload.private,
-                        "encoded_at": video.encoded_at,
-                        "downloads": {
-                            kind: {**download.described(now), "ends_at": download.ends_at}
-                            for kind, download in video.downloads.items()
-                        },
-                    }
-                    for uid, video in self.videos.items()
-                },
-            }
 
     # The API
 

@@ -90,18 +90,8 @@ def _page(status: int) -> Callable[[], Response]:
     return lambda: Response(status, page, {"content-type": "text/html; charset=UTF-8"})
 
 
-def _redirect() -> Response:
-    return Response(
-        302, b"", {"content-type": "text/html", "location": "https://elsewhere.example/"}
-    )
-
-
-def _nothing_heard() -> Response:
-    return Response(0, b"")
-
-
 def _on_the_wire(wire: Wire) -> Callable[[], Response]:
-    return lambda: replace(_nothing_heard(), wire=wire)
+    return lambda: Response(0, b"", wire=wire)
 
 
 # The answers in place of carrying out the request.
@@ -124,7 +114,7 @@ REFUSALS: dict[Fault, Callable[[], Response]] = {
     Fault.UNAVAILABLE_HTML: _page(502),
     Fault.NOT_FOUND_HTML: _page(404),
     Fault.SUCCESS_FALSE: lambda: replace(failure(500, 0, "Something went wrong"), status=200),
-    Fault.REDIRECT: _redirect,
+    Fault.REDIRECT: lambda: Response(302, b"", {"location": "https://elsewhere.example/"}),
     Fault.CANNOT_CONNECT: _on_the_wire(Wire.CANNOT_CONNECT),
     Fault.RESET_BEFORE: _on_the_wire(Wire.RESET),
     Fault.HANG_BEFORE: _on_the_wire(Wire.HANG),
@@ -146,8 +136,8 @@ SPOILED: dict[Fault, Callable[[Response], Response]] = {
     Fault.HUGE_BODY: lambda response: replace(
         response, body=response.body[:-1] + b" " * HUGE_BYTES + b"}"
     ),
-    Fault.RESET_AFTER: lambda _: replace(_nothing_heard(), wire=Wire.RESET),
-    Fault.HANG_AFTER: lambda _: replace(_nothing_heard(), wire=Wire.HANG),
+    Fault.RESET_AFTER: lambda _: Response(0, b"", wire=Wire.RESET),
+    Fault.HANG_AFTER: lambda _: Response(0, b"", wire=Wire.HANG),
     Fault.SLOW_HEAD: lambda response: replace(response, wire=Wire.SLOW_HEAD),
     Fault.SLOW_BODY: lambda response: replace(response, wire=Wire.SLOW_BODY),
     Fault.CUT_OFF: lambda response: replace(response, wire=Wire.CUT_OFF),

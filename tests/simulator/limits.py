@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+WINDOW_SECONDS = 300.0
+
 
 class RateLimiter:
     """Counts the requests of one user, whichever client sends them. Times are in seconds.
@@ -12,9 +14,8 @@ class RateLimiter:
     https://developers.cloudflare.com/fundamentals/api/reference/limits/
     """
 
-    def __init__(self, limit: int = 1200, window_seconds: float = 300.0) -> None:
+    def __init__(self, limit: int = 1200) -> None:
         self.limit = limit
-        self.window_seconds = window_seconds
         self.blocked_until = -math.inf
         self._times: deque[float] = deque()
 
@@ -25,7 +26,7 @@ class RateLimiter:
             self._times.extend([now] * requests)
             if len(self._times) <= self.limit:
                 return None
-            self.blocked_until = now + self.window_seconds
+            self.blocked_until = now + WINDOW_SECONDS
             self._times.clear()
         return self.blocked_until - now
 
@@ -36,12 +37,12 @@ class RateLimiter:
             remaining, reset = 0, self.blocked_until - now
         else:
             remaining = self.limit - len(self._times)
-            reset = self._times[0] + self.window_seconds - now if self._times else 0.0
+            reset = self._times[0] + WINDOW_SECONDS - now if self._times else 0.0
         return {
             "ratelimit": f'"default";r={remaining};t={math.ceil(reset)}',
-            "ratelimit-policy": f'"default";q={self.limit};w={self.window_seconds:.0f}',
+            "ratelimit-policy": f'"default";q={self.limit};w={WINDOW_SECONDS:.0f}',
         }
 
     def _forget(self, now: float) -> None:
-        while self._times and self._times[0] <= now - self.window_seconds:
+        while self._times and self._times[0] <= now - WINDOW_SECONDS:
             self._times.popleft()

@@ -8,24 +8,21 @@ import socket
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import urllib3
 
 from tests.simulator.core import API_PATH, StreamSimulator, parse_query
-from tests.simulator.faults import Fault
 from tests.simulator.messages import Request, Response, Wire
 from tests.simulator.videos import FILE_NAMES, Upload, Video
-
-if TYPE_CHECKING:
-    from tests.simulator.webhooks import Webhook
+from tests.simulator.webhooks import Webhook
 
 DOOR = "/_simulator"
+HANG_SECONDS = 60.0
 
 
 class SimulatorServer:
@@ -36,31 +33,25 @@ class SimulatorServer:
     status 0 for no answer. ``addresses`` stands for the DNS: where a URL that only exists on AWS
     is reached here.
 
-    Beside the API, ``/_simulator`` is an API for the tests that run this as a process:
-    ``GET /state``; ``POST /videos`` with the fields of an `Upload`; ``DELETE /videos/<uid>`` and
-    ``/videos/<uid>/downloads/<type>``; ``POST /videos/<uid>/webhook`` sends it again;
-    ``POST /faults`` with ``{"faults": [...], "calls": [...], "skip": 0, "times": 1}``;
-    ``POST /throttle`` with ``{"seconds": 20}`` answers 429 for so long;
-    ``PUT /settings`` with fields of `Settings`; ``POST /stop``.
+    Beside the API, ``/_simulator`` lets another process decide what happens: ``POST /videos`` with
+    the fields of an `Upload` uploads one; ``POST /throttle`` with ``{"seconds": 20}`` answers 429
+    for so long.
     """
 
     def __init__(
         self,
         simulator: StreamSimulator | None = None,
         *,
-        host: str = "127.0.0.1",
         port: int = 0,
         drip_seconds: float = 0.5,
-        hang_seconds: float = 60.0,
     ) -> None:
         self.simulator = simulator or StreamSimulator()
         self.drip_seconds = drip_seconds
-        self.hang_seconds = hang_seconds
         self.addresses: dict[str, str] = {}
         self.webhook_answers: list[tuple[str, int]] = []
         self.stopped = threading.Event()
         self._news = threading.Event()
-        self._http = _Server((host, port), partial(_Handler, self))
+        self._http = _Server(("127.0.0.1", port), partial(_Handler, self))
         self._threads = [
             threading.Thread(target=self._http.serve_forever, args=(0.05,), name="simulator"),
             threading.Thread(target=self._send_webhooks, name="simulator-webhooks"),
@@ -78,8 +69,7 @@ class SimulatorServer:
 
     @property
     def _origin(self) -> str:
-        host, port = self._http.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"http://127.0.0.1:{self._http.server_port}"
 
     @property
     def connections(self) -> int:
@@ -147,36 +137,20 @@ class SimulatorServer:
             return 400, {"error": f"{type(error).__name__}: {error}"}
 
     def _entered(self, method: str, path: list[str], given: dict[str, Any]) -> object:
-        simulator, answer = self.simulator, {}
         match method, path:
-            case "GET", ["state"]:
-                answer = simulator.summary() | {"webhook_answers": self.webhook_answers}
             case "POST", ["videos"]:
                 delays = given.pop("webhook_delays", None)
                 upload = Upload(
                     **given, webhook_delays=None if delays is None else tuple(map(float, delays))
                 )
                 _live_through(upload)
-                answer = {"uid": simulator.upload(upload)}
-            case "DELETE", ["videos", uid]:
-                simulator.drop_video(uid)
-            case "DELETE", ["videos", uid, "downloads", download_type]:
-                simulator.drop_download(uid, download_type)
-            case "POST", ["videos", uid, "webhook"]:
-                simulator.repeat_webhook(uid)
-            case "POST", ["faults"]:
-                simulator.faults.script(*map(Fault, given.pop("faults")), **given)
+                uid = self.simulator.upload(upload)
+                self.wake()
+                return {"uid": uid}
             case "POST", ["throttle"]:
-                simulator.throttle(**given)
-            case "PUT", ["settings"]:
-                type(simulator.settings)(**{**asdict(simulator.settings), **given})
-                vars(simulator.settings).update(given)
-            case "POST", ["stop"]:
-                self.stopped.set()
-            case _:
-                raise LookupError("no such door")
-        self.wake()
-        return answer
+                self.simulator.throttle(**given)
+                return {}
+        raise LookupError("no such door")
 
 
 def _live_through(upload: Upload) -> None:
@@ -254,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             case Wire.WHOLE:
                 self.wfile.write(_chunked(response))
             case Wire.HANG:
-                self._owner.stopped.wait(self._owner.hang_seconds)
+                self._owner.stopped.wait(HANG_SECONDS)
                 self.close_connection = True
             case Wire.SLOW_HEAD:
                 self._drip(_head(response) + response.body)

@@ -15,6 +15,8 @@ from tests.simulator.core import StreamSimulator, parse_query
 from tests.simulator.messages import Request, Response, Wire
 
 BASE_URL = "http://simulator/client/v4"
+# Between two bytes of a slow body.
+DRIP_SECONDS = 0.5
 
 
 def _no_time_passes(seconds: float) -> None:
@@ -24,8 +26,8 @@ def _no_time_passes(seconds: float) -> None:
 class InProcessPool(urllib3.PoolManager):
     """A pool that answers as `urllib3.PoolManager`, from a simulator in the same process.
 
-    ``sleep`` makes the time pass that a request takes: ``latency_seconds``, a hang until the caller
-    gives up, ``drip_seconds`` between two bytes of a slow body. Let it move the clock of the test.
+    ``sleep`` makes the time pass that a request takes: a hang until the caller gives up, or a slow
+    body. Let it move the clock of the test.
     """
 
     def __init__(
@@ -33,14 +35,10 @@ class InProcessPool(urllib3.PoolManager):
         simulator: StreamSimulator,
         *,
         sleep: Callable[[float], None] = _no_time_passes,
-        latency_seconds: float = 0.0,
-        drip_seconds: float = 0.5,
     ) -> None:
         super().__init__(num_pools=1)
         self.simulator = simulator
         self.sleep = sleep
-        self.latency_seconds = latency_seconds
-        self.drip_seconds = drip_seconds
 
     def request(  # type: ignore[override]
         self,
@@ -64,8 +62,6 @@ class InProcessPool(urllib3.PoolManager):
         response = self.simulator.handle(request)
         if response.wire is not Wire.WHOLE:
             self._act_out(response, url, timeout)
-        elif self.latency_seconds:
-            self.sleep(self.latency_seconds)
         return self._answer(method, response)
 
     def _act_out(self, response: Response, url: str, timeout: urllib3.Timeout | None) -> None:
@@ -85,7 +81,7 @@ class InProcessPool(urllib3.PoolManager):
     def _answer(self, method: str, response: Response) -> urllib3.HTTPResponse:
         headers, body = response.headers, io.BytesIO(response.body)
         if response.wire is Wire.SLOW_BODY:
-            body = _Drip(response.body, self.drip_seconds, self.sleep)
+            body = _Drip(response.body, self.sleep)
         elif response.wire is Wire.CUT_OFF:
             headers = headers | {"content-length": str(len(response.body))}
             body = io.BytesIO(response.body[: len(response.body) // 2])
@@ -101,13 +97,12 @@ class InProcessPool(urllib3.PoolManager):
 class _Drip(io.BytesIO):
     """A body of which each read gives one byte."""
 
-    def __init__(self, content: bytes, seconds: float, sleep: Callable[[float], None]) -> None:
+    def __init__(self, content: bytes, sleep: Callable[[float], None]) -> None:
         super().__init__(content)
-        self._seconds = seconds
         self._sleep = sleep
 
     def read1(self, _size: int | None = -1, /) -> bytes:
-        self._sleep(self._seconds)
+        self._sleep(DRIP_SECONDS)
         return super().read1(1)
 
     read = read1

@@ -49,7 +49,6 @@ class Upload:
     encode_seconds: float = 0.0
     error_code: str | None = None
     error_message: str = "The file was not recognized as a valid video file"
-    short_error_names: bool = False
     generation_seconds: float | Mapping[str, float] = 5.0
     queue_seconds: float = 0.0
     progress: str = "linear"
@@ -177,7 +176,6 @@ class Video:
         """Do as the API and the webhook say it: the fields of the example in Cloudflare's guide."""
         upload, state, base = self.upload, self.state(now), f"https://{CUSTOMER_HOST}/{self.uid}"
         known = now >= self.encoded_at and not upload.error_code
-        error = "err" if upload.short_error_names else "error"
         said: dict[str, Any] = {
             "uid": self.uid,
             "creator": upload.creator,
@@ -187,8 +185,8 @@ class Video:
             "status": {
                 "state": state,
                 "pctComplete": "100.000000" if known else "0.000000",
-                f"{error}ReasonCode": upload.error_code or "" if state == "error" else "",
-                f"{error}ReasonText": upload.error_message if state == "error" else "",
+                "errorReasonCode": upload.error_code or "" if state == "error" else "",
+                "errorReasonText": upload.error_message if state == "error" else "",
             },
             "meta": {
                 "filename": upload.name,

@@ -44,7 +44,6 @@ class Webhook:
     headers: Mapping[str, str]
     body: bytes
     video_uid: str
-    due_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,38 +95,23 @@ class Outbox:
         """Return the time when the next webhook is due."""
         return self._waiting[0][0] if self._waiting else None
 
-    @property
-    def waiting(self) -> int:
-        """Return how many webhooks wait for their time."""
-        return len(self._waiting)
-
     def due(
         self, now: float, describe: Callable[[str], Mapping[str, object] | None]
     ) -> list[Webhook]:
         """Take out all webhooks that are due, in order. Without a subscription they are lost."""
         webhooks = []
         while self._waiting and self._waiting[0][0] <= now:
-            due_at, _, video_uid = heapq.heappop(self._waiting)
+            _, _, video_uid = heapq.heappop(self._waiting)
             event = describe(video_uid)
             if self.subscription and event:
-                webhooks.append(self._signed(self.subscription, event, video_uid, due_at, now))
+                body = json.dumps(event, separators=(",", ":")).encode()
+                headers = {
+                    "Content-Type": "application/json",
+                    "Webhook-Signature": signature(body, self.subscription.secret, int(now)),
+                }
+                webhooks.append(Webhook(self.subscription.url, headers, body, video_uid))
         self.sent.extend(webhooks)
         return webhooks
-
-    def _signed(
-        self,
-        subscription: Subscription,
-        event: Mapping[str, object],
-        video_uid: str,
-        due_at: float,
-        now: float,
-    ) -> Webhook:
-        body = json.dumps(event, separators=(",", ":")).encode()
-        headers = {
-            "Content-Type": "application/json",
-            "Webhook-Signature": signature(body, subscription.secret, int(now)),
-        }
-        return Webhook(subscription.url, headers, body, video_uid, due_at)
 
 
 def signature(body: bytes, secret: str, at: int) -> str:

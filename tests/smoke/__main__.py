@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
+from tests.demo.screen import ignore_interrupts, interrupts_end_it
 from tests.smoke.cloudflare import Cloudflare
 from tests.smoke.failure import Failed
 from tests.smoke.run import Smoke
@@ -16,27 +15,13 @@ from tests.smoke.stack import DeployedStack
 INTERRUPTED = 130
 
 
-class Interruption:
-    """Turns the first signal into an exception; what follows cannot disturb the cleaning up."""
-
-    def __init__(self) -> None:
-        self.ignored = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._handle)
-
-    def _handle(self, *_: Any) -> None:
-        if not self.ignored:
-            self.ignored = True
-            raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run the smoke test; return 0 if the stack works and nothing is left over."""
     parser = argparse.ArgumentParser("make smoke STACK=", description=__doc__)
     parser.add_argument("stack", help="the name of the CloudFormation stack")
     parser.add_argument("--report", type=Path, default=Path("smoke-report.md"), metavar="FILE")
     arguments = parser.parse_args()
-    interruption = Interruption()
+    interrupts_end_it()
     try:
         stack = DeployedStack.named(arguments.stack)
         authorization = stack.authorization()
@@ -44,14 +29,14 @@ def main() -> int:
         base_url = stack.parameters["CloudflareApiBaseUrl"]
         smoke = Smoke(Cloudflare(base_url, account_id, authorization), stack, say)
         secrets = {account_id, *(value.rpartition(" ")[2] for value in authorization.values())}
-        return prove(smoke, arguments.report, secrets, interruption)
+        return prove(smoke, arguments.report, secrets)
     except Failed as failure:
         return end(str(failure))
     except KeyboardInterrupt:
         return interrupted()
 
 
-def prove(smoke: Smoke, path: Path, secrets: set[str], interruption: Interruption) -> int:
+def prove(smoke: Smoke, path: Path, secrets: set[str]) -> int:
     """Run the test, clean up whatever happens, and write the report."""
     failure, was_interrupted = None, False
     try:
@@ -63,7 +48,7 @@ def prove(smoke: Smoke, path: Path, secrets: set[str], interruption: Interruptio
         except KeyboardInterrupt:
             was_interrupted = True
     finally:
-        interruption.ignored = True
+        ignore_interrupts()
         say("Cleaning up: half a minute at most, in which signals are ignored ...")
         left = smoke.clean_up()
     for sentence in left:

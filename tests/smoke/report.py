@@ -93,15 +93,7 @@ def told(note: Note, secrets: Collection[str]) -> Sequence[str]:
         f"- `{name}: {redacted(value, secrets)}`" for name, value in note.answer.headers.items()
     ]
     body = json.dumps(shape(note.answer.body, secrets), indent=2, ensure_ascii=False)
-    return [
-        f"`{note.request}` → {note.answer.status}",
-        "",
-        *headers,
-        "",
-        "```json",
-        body,
-        "```",
-    ]
+    return [f"`{note.request}` → {note.answer.status}", "", *headers, "", "```json", body, "```"]
 
 
 def shape(value: Any, secrets: Collection[str], key: str = "") -> Any:

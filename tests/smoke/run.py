@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -22,7 +23,6 @@ NO_VIDEO: Final = "0" * 32
 # Seconds: all of it, and each thing that is waited for.
 TOTAL: Final = 900.0
 ROW_WITHIN: Final = 180.0
-ROW_OF_RECONCILIATION_WITHIN: Final = 180.0
 READY_WITHIN: Final = 300.0
 URL_WORKS_WITHIN: Final = 60.0
 DELETED_WITHIN: Final = 180.0
@@ -163,8 +163,7 @@ class Smoke:
                 raise Failed(f"Cloudflare has not encoded the clip: it is {state}") from None
             self.say("  No webhook has come although the clip is ready: reconciling.")
             self.stack.reconcile()
-            within = ROW_OF_RECONCILIATION_WITHIN
-            self.wait("the row", lambda: self.row(clip), within, READ_EVERY)
+            self.wait("the row", lambda: self.row(clip), ROW_WITHIN, READ_EVERY)
 
     def row(self, clip: Clip) -> Mapping[str, Any] | None:
         """Return the clip's MP4 in the table."""
@@ -242,11 +241,9 @@ class Smoke:
         """Remove all clips; return a sentence for each thing that is left over."""
         left = []
         for clip in self.clips:
-            problem = self.attempt(lambda clip=clip: self.remove_video(clip))  # type: ignore[misc]
-            if problem:
+            if problem := self.attempt(partial(self.remove_video, clip)):
                 left.append(f"Delete the video {clip.name} in Cloudflare's dashboard: {problem}.")
-            problem = self.attempt(lambda clip=clip: self.remove_rows(clip))  # type: ignore[misc]
-            if problem:
+            if problem := self.attempt(partial(self.remove_rows, clip)):
                 about = f'{{"action": "delete", "video_uid": "{clip.uid}"}}'
                 left.append(f"Invoke ManageDownloads with {about}: {problem}.")
         return left

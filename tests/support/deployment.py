@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 import botocore.session
@@ -18,9 +21,6 @@ from botocore.config import Config
 
 from tests.support.emulator import REPOSITORY
 from tests.support.guard import guarded
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 REGION = "us-east-1"
 STACK = "stream-downloads"
@@ -36,6 +36,8 @@ SETTINGS = {
 REQUIREMENTS = REPOSITORY / "layers/stream_downloads/requirements.txt"
 # Made by `make`: the layer's packages, and the requirements that they satisfy.
 WHEELS = REPOSITORY / ".venv/wheels"
+# Names a directory, in the environment of tests that build the same: the first builds, each copies.
+SHARED_BUILD = "STREAM_DOWNLOADS_SHARED_BUILD"
 # What the emulator cannot deploy.
 NOT_EMULATED: dict[str, str] = {"SavedQueries": "false"}
 
@@ -138,15 +140,25 @@ def build(directory: Path) -> Path:
         The built template.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if SHARED_BUILD in os.environ:
+        shared = Path(os.environ[SHARED_BUILD])
+        with (shared / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / "build/template.yaml").exists():
+                _build(shared)
+        shutil.copytree(shared / "build", directory / "build")
+    else:
+        _build(directory)
+    return directory / "build/template.yaml"
+
+
+def _build(directory: Path) -> None:
     _sam(
         "build",
-        "--template-file",
-        str(REPOSITORY / "template.yaml"),
-        "--build-dir",
-        str(directory / "build"),
+        *("--template-file", str(REPOSITORY / "template.yaml")),
+        *("--build-dir", str(directory / "build")),
         directory=directory,
     )
-    return directory / "build/template.yaml"
 
 
 def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
@@ -158,15 +170,10 @@ def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
         parameters: the template's parameters by name; those left out have their defaults.
     """
     _sam(
-        "deploy",
-        "--template-file",
-        str(template),
-        "--stack-name",
-        STACK,
-        "--resolve-s3",
-        "--capabilities",
-        "CAPABILITY_IAM",
-        "--no-confirm-changeset",
+        *("deploy", "--resolve-s3", "--no-confirm-changeset"),
+        *("--template-file", str(template)),
+        *("--stack-name", STACK),
+        *("--capabilities", "CAPABILITY_IAM"),
         "--parameter-overrides",
         *(f"{name}={value}" for name, value in (NOT_EMULATED | parameters).items()),
         directory=template.parents[1],

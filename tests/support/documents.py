@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from typing import Final
 
@@ -18,6 +19,8 @@ DOCUMENTS: Final = (
     "CONTRIBUTING.md",
     "SECURITY.md",
 )
+# Those of this machine.
+SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 
 
 def read(document: str) -> str:
@@ -32,7 +35,7 @@ def blocks(document: str, language: str = "sh", containing: str = "") -> list[st
     return [textwrap.dedent(block) for block in found if containing in block]
 
 
-def block(document: str, language: str, containing: str) -> str:
+def block(document: str, language: str, containing: str = "") -> str:
     """Return the one block of a document that contains a text."""
     (only,) = blocks(document, language, containing)
     return only
@@ -48,3 +51,8 @@ def table_rows(text: str) -> list[list[str]]:
     """Return the cells of each row of the Markdown tables in a text, headings included."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def named(text: str) -> set[str]:
+    """Return the names in backquotes in the first column of the Markdown tables in a text."""
+    return set(re.findall(r"`(\w+)`", " ".join(row[0] for row in table_rows(text))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice, takewhile
@@ -18,10 +19,16 @@ Key = tuple[str, DownloadType]
 
 
 class MemoryDownloads:
-    """The downloads table, its indexes never late."""
+    """The downloads table, its indexes never late.
+
+    Attributes:
+        rows: by their keys.
+        looked_up: how often `settled` has read the rows of each video.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[Key, Download] = {}
+        self.looked_up: Counter[str] = Counter()
         self._due: dict[str, list[tuple[float, Key]]] = {}
 
     def add(self, row: Download) -> Download | None:
@@ -70,6 +77,7 @@ class MemoryDownloads:
     def settled(self, keys: Sequence[Key]) -> set[Key]:
         """Do as `stream_downloads.adapters.downloads_table.DownloadsTable.settled`."""
         assert len(set(keys)) == len(keys) <= 100, "BatchGetItem refuses these keys"
+        self.looked_up.update({uid for uid, _ in keys})
         return {key for key in keys if key in self.rows and not self.rows[key].reopens}
 
     def _write(self, row: Download) -> Download:

@@ -43,6 +43,12 @@ def template() -> dict[str, Any]:
     return cast("dict[str, Any]", yaml.load(text, _Loader))  # noqa: S506  # a SafeLoader
 
 
+def resources(kind: str) -> dict[str, dict[str, Any]]:
+    """Return the properties of the template's resources of a type, by their logical ids."""
+    found = template()["Resources"].items()
+    return {name: each["Properties"] for name, each in found if each["Type"] == kind}
+
+
 def table_schema(logical_id: str) -> dict[str, Any]:
     """Return the arguments that make a table of the template with boto3's ``create_table``."""
     properties = template()["Resources"][logical_id]["Properties"]
@@ -54,9 +60,8 @@ def table_schema(logical_id: str) -> dict[str, Any]:
 def environment() -> dict[str, str]:
     """Return the environment variables that the template gives to its functions, all together."""
     variables: dict[str, Any] = dict(template()["Globals"]["Function"]["Environment"]["Variables"])
-    for resource in template()["Resources"].values():
-        if resource["Type"] == "AWS::Serverless::Function":
-            variables |= resource["Properties"].get("Environment", {}).get("Variables", {})
+    for function in resources("AWS::Serverless::Function").values():
+        variables |= function.get("Environment", {}).get("Variables", {})
     return {name: str(_resolved(value)) for name, value in variables.items()}
 
 

@@ -13,9 +13,12 @@ from stream_downloads.adapters.stream_api import StreamClient
 from stream_downloads.domain import polling
 from stream_downloads.domain.commands import PollCommand
 from stream_downloads.domain.download import Download, DownloadType
+from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.dependencies import RecentPace, Service
 from stream_downloads.services.gateway import Gateway
 from stream_downloads.services.poll import Poller, Summary
+from stream_downloads.services.reconcile import Run
+from stream_downloads.services.record import Known
 from stream_downloads.services.steps import Outcome
 from stream_downloads.services.waker import Waker
 from tests.simulator import BASE_URL, InProcessPool, Settings, StreamSimulator, Webhook
@@ -142,11 +145,7 @@ class World:
             self.clock.happen = self._happen
 
     def make_service(
-        self,
-        limit: int,
-        download_types: tuple[DownloadType, ...],
-        retention: float,
-        seed: int,
+        self, limit: int, download_types: tuple[DownloadType, ...], retention: float, seed: int
     ) -> Service:
         """Return the service, as one function would have it."""
         return Service(
@@ -194,6 +193,24 @@ class World:
         ends_at = self.clock() + timeout
         poller = Poller(self.service, lambda: ends_at - self.clock(), self._in_parallel)
         return poller.run(window, command)
+
+    def reconcile(
+        self,
+        since: float | None = None,
+        *,
+        remaining: Callable[[], float] = lambda: 600.0,
+        known: Known | None = None,
+        lookback: float = 48 * 3600.0,
+        period: float = 3600.0,
+    ) -> dict[str, Any]:
+        """Run the reconciliation once, now; the arguments are those of `Run`."""
+        run = Run(self.service, remaining, map, known, period=period)
+        return run.reconcile(lookback, since)
+
+    def use_up_budget(self) -> None:
+        """Take every request that the limit still allows."""
+        while self.budget.take(1000, Asker.OPERATOR).count:
+            pass
 
     def _next_event(self) -> float | None:
         times = [at for at, _ in self._woken]

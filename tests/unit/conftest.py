@@ -1,10 +1,9 @@
-"""Block sockets in unit tests, and give them a clock and a simulator."""
+"""Block sockets in unit tests, and give them a clock."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.simulator import StreamSimulator
 from tests.support.clock import VirtualClock
 
 
@@ -17,9 +16,3 @@ def _no_network(socket_disabled: None) -> None:
 def clock() -> VirtualClock:
     """Return the clock of the test."""
     return VirtualClock()
-
-
-@pytest.fixture
-def simulator(clock: VirtualClock) -> StreamSimulator:
-    """Return a Cloudflare that goes by the clock of the test."""
-    return StreamSimulator(clock=clock)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stream_downloads.adapters.download_item import to_item
-from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, DownloadType, Reason, Status, Step, Work
-from stream_downloads.domain.video import Video
+from stream_downloads.domain.download import Download, Status, Step, Work
 from stream_downloads.services.announce import announce
 from tests.support.event_bus import Events
-
-UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
-URL = f"https://customer-code.cloudflarestream.com/{UID}/downloads/default.mp4"
-
-
-def requested() -> Download:
-    return transitions.request(Video(uid=UID), DownloadType.DEFAULT, 100.0)
-
-
-def ready() -> Download:
-    row = transitions.create_accepted(requested(), 0.0, 130.0, 101.0)
-    return transitions.listed_ready(row, URL, Work(Step.RECHECK, 900.0), 131.25)
+from tests.support.rows import UID, deleted, deleting, failed, ready, requested, url_of
 
 
 def change(before: Download | None, after: Download, number: int = 1) -> dict[str, Any]:
@@ -46,7 +32,7 @@ def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     assert announce(bus.bus(), records) == {"batchItemFailures": []}
     assert {entry["Source"] for entry in bus.taken} <= {"stream-downloads"}
     assert {entry["EventBusName"] for entry in bus.taken} <= {"bus"}
-    return [(entry["DetailType"], json.loads(entry["Detail"])) for entry in bus.taken]
+    return bus.told()
 
 
 def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -> None:
@@ -57,21 +43,19 @@ def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -
                 "video_uid": UID,
                 "download_type": "default",
                 "status": "ready",
-                "url": URL,
+                "url": url_of(),
                 "percent_complete": 100,
-                "requested_at": "1970-01-01T00:01:40.000Z",
-                "updated_at": "1970-01-01T00:02:11.250Z",
-                "ready_at": "1970-01-01T00:02:11.250Z",
+                "requested_at": "2027-01-15T08:00:00.000Z",
+                "updated_at": "2027-01-15T08:00:00.002Z",
+                "ready_at": "2027-01-15T08:00:00.002Z",
             },
         )
     ]
 
 
 def test_a_failure_and_a_deletion_are_announced() -> None:
-    failed = transitions.fail(requested(), Reason("code", "message"), 101.0)
-    deleting = transitions.delete(ready(), 200.0)
-    gone = transitions.deleted(deleting, 201.0)
-    kinds = [kind for kind, _ in announced(change(None, failed), change(deleting, gone))]
+    changes = change(None, failed()), change(deleting(), deleted())
+    kinds = [kind for kind, _ in announced(*changes)]
     assert kinds == ["Download Failed", "Download Deleted"]
 
 
@@ -88,7 +72,7 @@ def test_bookkeeping_on_a_ready_row_is_not_announced_again() -> None:
 
 def test_a_ready_download_whose_url_changes_is_announced_again() -> None:
     row = ready()
-    moved = URL.replace("customer-", "customer-2")
+    moved = url_of().replace("customer-", "customer-2")
     ((kind, detail),) = announced(change(row, replace(row, url=moved)))
     assert kind == "Download Ready"
     assert detail["url"] == moved

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from stream_downloads.adapters.download_item import Unreadable
-from stream_downloads.adapters.observability import logger
-from stream_downloads.adapters.secrets import SecretUnavailable
-from stream_downloads.adapters.shared_state import Budget
 from stream_downloads.domain.download import Download, Lane, Status, Step, Work
-from stream_downloads.domain.request_budget import Asker
 from stream_downloads.services.receive import ASK_SECONDS, CREATE_SECONDS
 from stream_downloads.services.steps import Outcome, Steps
 from tests.simulator import Fault
-from tests.support.memory import MemoryDownloads
 from tests.support.rows import AUDIO, DEFAULT, NOW, requested
 from tests.support.world import FixedCredentials, World
 
 BOTH = (DEFAULT, AUDIO)
+
+
+def webhook(world: World) -> int:
+    """Deliver the webhook of a new video; return the status of the answer."""
+    world.simulator.upload()
+    [status] = world.deliver_webhooks()
+    return status
 
 
 def rows(world: World) -> list[tuple[Status, Step | None]]:
@@ -30,8 +32,7 @@ def rows(world: World) -> list[tuple[Status, Step | None]]:
 
 def test_each_wanted_type_is_created_at_once() -> None:
     world = World(download_types=BOTH)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.INPROGRESS, Step.LIST)] * 2
 
 
@@ -46,37 +47,22 @@ def test_what_is_no_create_is_left_to_the_poller(step: Step) -> None:
     assert world.simulator.calls == []
 
 
-def test_without_allowance_the_intent_waits_for_the_poller() -> None:
-    world = World(limit=10)
-    world.service.gateway.permit(10, Asker.OPERATOR)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
-    assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
-    assert world.simulator.calls == []
-
-
-def test_while_the_gate_is_closed_nothing_is_sent() -> None:
+@pytest.mark.parametrize("obstacle", [World.use_up_budget, lambda world: world.budget.close(300)])
+def test_without_allowance_or_with_a_closed_gate_the_intent_waits_for_the_poller(
+    obstacle: Callable[[World], None],
+) -> None:
     world = World(download_types=BOTH)
-    Budget(world.control, 600, world.clock).close(300)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
-    assert world.simulator.calls == []
-
-
-def test_a_429_keeps_the_second_create_from_being_sent() -> None:
-    world = World(download_types=BOTH)
-    world.simulator.faults.script(Fault.THROTTLED)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    obstacle(world)
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
-    assert len(world.simulator.calls) == 1
+    assert world.simulator.calls == []
 
 
-def test_refused_credentials_end_the_creates_and_the_poller_does_the_rest() -> None:
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.UNAUTHORIZED])
+def test_a_429_and_refused_credentials_leave_all_creates_to_the_poller(fault: Fault) -> None:
     world = World(download_types=BOTH)
-    world.simulator.faults.script(Fault.UNAUTHORIZED)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    world.simulator.faults.script(fault)
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
     assert len(world.simulator.calls) == 1
 
@@ -84,8 +70,7 @@ def test_refused_credentials_end_the_creates_and_the_poller_does_the_rest() -> N
 def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_the_first() -> None:
     world = World(download_types=BOTH)
     world.credentials.in_memory = "old-token"
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE), (Status.INPROGRESS, Step.LIST)]
 
 
@@ -93,8 +78,7 @@ def test_with_renewed_credentials_the_next_create_is_sent_and_the_poller_does_th
 def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(fault: Fault) -> None:
     world = World()
     world.simulator.faults.script(fault, times=5)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     [row] = world.downloads.rows.values()
     assert row.due_at is not None
     assert row.url is None
@@ -104,8 +88,7 @@ def test_nothing_that_cloudflare_does_turns_a_webhook_into_an_error(fault: Fault
 def test_the_answer_comes_in_seconds_however_slow_cloudflare_is(fault: Fault) -> None:
     world = World(download_types=BOTH)
     world.simulator.faults.script(fault, times=10)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert world.clock() - NOW <= ASK_SECONDS + 1
     assert {step for _, step in rows(world)} <= {Step.LIST, Step.CREATE}
 
@@ -121,8 +104,7 @@ def test_no_create_begins_once_the_time_for_all_of_them_is_over(
         return send_create(steps, *arguments)
 
     monkeypatch.setattr(Steps, "send_create", slowly)
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert world.simulator.calls == []
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)] * 2
     assert CREATE_SECONDS < ASK_SECONDS
@@ -137,24 +119,8 @@ def test_nothing_that_happens_after_the_intent_undoes_the_200(
 
     monkeypatch.setattr(FixedCredentials, "headers", fail)
     world = World()
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [200]
+    assert webhook(world) == 200
     assert rows(world) == [(Status.REQUESTED, Step.CREATE)]
-
-
-class Failing(MemoryDownloads):
-    """A table that does not take what is written."""
-
-    error: Exception = RuntimeError()
-
-    def add(self, row: Download) -> Download | None:  # noqa: ARG002
-        raise self.error
-
-
-class FailingWorld(World):
-    """A world with that table."""
-
-    downloads_type = Failing
 
 
 @pytest.mark.parametrize(
@@ -168,37 +134,10 @@ class FailingWorld(World):
 def test_an_intent_that_cannot_be_recorded_is_answered_with_a_500(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Failing, "error", error)
-    world = FailingWorld()
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [500]
-    assert world.simulator.calls == []
+    def fail(_: Download) -> Any:
+        raise error
 
-
-def test_a_secret_that_cannot_be_read_is_our_own_fault() -> None:
     world = World()
-
-    def unavailable() -> Any:
-        raise SecretUnavailable("secret arn: it cannot be read")
-
-    world.secrets.candidates = unavailable  # type: ignore[method-assign]
-    world.simulator.upload()
-    assert world.deliver_webhooks() == [500]
-    assert rows(world) == []
-
-
-def test_no_token_and_no_signature_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = io.StringIO()
-    monkeypatch.setattr(logger.registered_handler, "stream", lines)
-    world = World(download_types=BOTH)
-    for fault in Fault:
-        world.simulator.faults.script(fault)
-        uid = world.simulator.upload()
-        [webhook] = world.simulator.due_webhooks()
-        world.deliver(webhook)
-        world.clock.sleep(20 * 60)
-        assert webhook.headers["Webhook-Signature"].partition("sig1=")[2] not in lines.getvalue()
-    assert uid in lines.getvalue()
-    assert world.simulator.settings.api_token not in lines.getvalue()
-    assert world.simulator.outbox.subscription
-    assert world.simulator.outbox.subscription.secret not in lines.getvalue()
+    monkeypatch.setattr(world.downloads, "add", fail)
+    assert webhook(world) == 500
+    assert world.simulator.calls == []

@@ -35,16 +35,28 @@ def secrets_manager() -> SecretsManager:
     return SecretsManager()
 
 
-@pytest.fixture
-def api(secrets_manager: SecretsManager, clock: VirtualClock) -> ApiCredentials:
-    secrets_manager.store(ARN, json.dumps({"api_token": VALUE}))
-    return ApiCredentials(cast("Any", secrets_manager), ARN, clock)
+class Stored(SecretsManager):
+    """A secret with both its readers; each test uses one of them."""
+
+    def __init__(self, value: str, clock: VirtualClock) -> None:
+        super().__init__()
+        self.store(ARN, value)
+        client: Any = self
+        self.api = ApiCredentials(client, ARN, clock)
+        self.signing = SigningSecrets(client, ARN, clock)
+        self.clock = clock
 
 
 @pytest.fixture
-def signing(secrets_manager: SecretsManager, clock: VirtualClock) -> SigningSecrets:
-    secrets_manager.store(ARN, signing_secret("first"))
-    return SigningSecrets(cast("Any", secrets_manager), ARN, clock)
+def users(clock: VirtualClock) -> Stored:
+    """Return the user's own secret, a token."""
+    return Stored(token(VALUE), clock)
+
+
+@pytest.fixture
+def ours(clock: VirtualClock) -> Stored:
+    """Return the signing secret of the stack."""
+    return Stored(signing_secret("first"), clock)
 
 
 def token(value: str) -> str:
@@ -80,58 +92,52 @@ USABLE: dict[str, tuple[Any, dict[str, str]]] = {
 
 @pytest.mark.parametrize(("secret", "headers"), USABLE.values(), ids=USABLE.keys())
 def test_a_secret_becomes_the_headers_of_a_request(
-    api: ApiCredentials, secrets_manager: SecretsManager, secret: Any, headers: dict[str, str]
+    users: Stored, secret: Any, headers: dict[str, str]
 ) -> None:
-    secrets_manager.store(ARN, secret)
-    assert api.headers() == headers
+    users.store(ARN, secret)
+    assert users.api.headers() == headers
 
 
-def test_the_secret_is_read_once_in_five_minutes(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
-) -> None:
-    api.headers()
-    clock.now += 300
-    api.headers()
-    assert len(secrets_manager.reads) == 1
-    clock.now += 1
-    api.headers()
-    assert len(secrets_manager.reads) == 2
+def test_the_secret_is_read_once_in_five_minutes(users: Stored) -> None:
+    users.api.headers()
+    users.clock.now += 300
+    users.api.headers()
+    assert len(users.reads) == 1
+    users.clock.now += 1
+    users.api.headers()
+    assert len(users.reads) == 2
 
 
-def test_a_refresh_finds_a_new_token(api: ApiCredentials, secrets_manager: SecretsManager) -> None:
-    api.headers()
-    secrets_manager.store(ARN, token("new"))
-    assert api.headers() == bearer(VALUE)
-    assert api.refresh() is True
-    assert api.headers() == bearer("new")
+def test_a_refresh_finds_a_new_token(users: Stored) -> None:
+    users.api.headers()
+    users.store(ARN, token("new"))
+    assert users.api.headers() == bearer(VALUE)
+    assert users.api.refresh() is True
+    assert users.api.headers() == bearer("new")
 
 
-def test_a_refresh_says_that_nothing_is_new(api: ApiCredentials) -> None:
-    api.headers()
-    assert api.refresh() is False
+def test_a_refresh_says_that_nothing_is_new(users: Stored) -> None:
+    users.api.headers()
+    assert users.api.refresh() is False
 
 
-def test_the_first_reading_is_something_new(api: ApiCredentials) -> None:
-    assert api.refresh() is True
+def test_the_first_reading_is_something_new(users: Stored) -> None:
+    assert users.api.refresh() is True
 
 
-def test_a_refresh_that_fails_has_nothing_new_and_keeps_the_copy(
-    api: ApiCredentials, secrets_manager: SecretsManager
-) -> None:
-    api.headers()
-    secrets_manager.fail(refusal("InternalServiceError"))
-    assert api.refresh() is False
-    assert api.headers() == bearer(VALUE)
+def test_a_refresh_that_fails_has_nothing_new_and_keeps_the_copy(users: Stored) -> None:
+    users.api.headers()
+    users.fail(refusal("InternalServiceError"))
+    assert users.api.refresh() is False
+    assert users.api.headers() == bearer(VALUE)
 
 
-def test_a_refresh_that_finds_rubbish_has_nothing_new_and_drops_the_copy(
-    api: ApiCredentials, secrets_manager: SecretsManager
-) -> None:
-    api.headers()
-    secrets_manager.store(ARN, token(""))
-    assert api.refresh() is False
+def test_a_refresh_that_finds_rubbish_has_nothing_new_and_drops_the_copy(users: Stored) -> None:
+    users.api.headers()
+    users.store(ARN, token(""))
+    assert users.api.refresh() is False
     with pytest.raises(SecretUnavailable, match="is empty"):
-        api.headers()
+        users.api.headers()
 
 
 # ------------------------------------------------------------------- shapes that cannot be used
@@ -182,31 +188,25 @@ def everything_said(error: BaseException | None) -> Iterator[str]:
 
 @pytest.mark.parametrize(("secret", "advice"), UNUSABLE.values(), ids=UNUSABLE.keys())
 def test_a_secret_that_cannot_be_used_is_refused_without_being_told(
-    api: ApiCredentials,
-    secrets_manager: SecretsManager,
-    caplog: pytest.LogCaptureFixture,
-    secret: str | bytes,
-    advice: str,
+    users: Stored, caplog: pytest.LogCaptureFixture, secret: str | bytes, advice: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    secrets_manager.store(ARN, secret)
+    users.store(ARN, secret)
     with pytest.raises(SecretUnavailable) as refused:
-        api.headers()
+        users.api.headers()
     assert advice in str(refused.value)
     assert ARN in str(refused.value)
     assert not [said for said in everything_said(refused.value) if VALUE in said]
     assert VALUE not in caplog.text
 
 
-def test_a_secret_that_was_corrected_is_found_within_seconds(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
-) -> None:
-    secrets_manager.store(ARN, token(""))
+def test_a_secret_that_was_corrected_is_found_within_seconds(users: Stored) -> None:
+    users.store(ARN, token(""))
     with pytest.raises(SecretUnavailable):
-        api.headers()
-    secrets_manager.store(ARN, token("corrected"))
-    clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
-    assert api.headers() == bearer("corrected")
+        users.api.headers()
+    users.store(ARN, token("corrected"))
+    users.clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
+    assert users.api.headers() == bearer("corrected")
 
 
 # --------------------------------------------------------------------------------- outages
@@ -222,167 +222,137 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
 def test_a_stale_copy_serves_while_secrets_manager_is_down(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock, failure: Exception
+    users: Stored, failure: Exception
 ) -> None:
-    api.headers()
-    secrets_manager.fail(failure)
-    clock.now += 3600
-    assert api.headers() == bearer(VALUE)
+    users.api.headers()
+    users.fail(failure)
+    users.clock.now += 3600
+    assert users.api.headers() == bearer(VALUE)
 
 
-def test_a_copy_over_an_hour_old_does_not_serve(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
-) -> None:
-    api.headers()
-    secrets_manager.fail(refusal("InternalServiceError"))
-    clock.now += 3601
+def test_a_copy_over_an_hour_old_does_not_serve(users: Stored) -> None:
+    users.api.headers()
+    users.fail(refusal("InternalServiceError"))
+    users.clock.now += 3601
     with pytest.raises(SecretUnavailable, match="InternalServiceError"):
-        api.headers()
+        users.api.headers()
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
-def test_without_a_copy_an_outage_is_said(
-    api: ApiCredentials, secrets_manager: SecretsManager, failure: Exception
-) -> None:
-    secrets_manager.fail(failure)
+def test_without_a_copy_an_outage_is_said(users: Stored, failure: Exception) -> None:
+    users.fail(failure)
     with pytest.raises(SecretUnavailable, match="cannot be read"):
-        api.headers()
+        users.api.headers()
 
 
-def test_a_flood_during_an_outage_does_not_become_a_flood_of_reads(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
-) -> None:
-    secrets_manager.fail(refusal("InternalServiceError"))
+def test_a_flood_during_an_outage_does_not_become_a_flood_of_reads(users: Stored) -> None:
+    users.fail(refusal("InternalServiceError"))
     for _ in range(100):
         with pytest.raises(SecretUnavailable):
-            api.headers()
-        clock.now += 0.1
-    assert len(secrets_manager.reads) == 1
+            users.api.headers()
+        users.clock.now += 0.1
+    assert len(users.reads) == 1
 
 
-def test_the_secret_is_read_again_after_an_outage(
-    api: ApiCredentials, secrets_manager: SecretsManager, clock: VirtualClock
-) -> None:
-    secrets_manager.fail(refusal("InternalServiceError"))
+def test_the_secret_is_read_again_after_an_outage(users: Stored) -> None:
+    users.fail(refusal("InternalServiceError"))
     with pytest.raises(SecretUnavailable):
-        api.headers()
-    secrets_manager.fail(None)
-    clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
-    assert api.headers() == bearer(VALUE)
+        users.api.headers()
+    users.fail(None)
+    users.clock.now += secrets.PAUSE_AFTER_FAILURE_SECONDS
+    assert users.api.headers() == bearer(VALUE)
 
 
 # ------------------------------------------------------------------------- signing secrets
 
 
-def test_the_first_secret_is_the_only_candidate(signing: SigningSecrets) -> None:
-    assert signing.candidates() == (b"first",)
+def test_the_first_secret_is_the_only_candidate(ours: Stored) -> None:
+    assert ours.signing.candidates() == (b"first",)
 
 
-def test_the_current_secret_comes_before_the_previous(
-    signing: SigningSecrets, secrets_manager: SecretsManager
-) -> None:
-    secrets_manager.store(ARN, signing_secret("second"))
-    assert signing.candidates() == (b"second", b"first")
+def test_the_current_secret_comes_before_the_previous(ours: Stored) -> None:
+    ours.store(ARN, signing_secret("second"))
+    assert ours.signing.candidates() == (b"second", b"first")
 
 
-def test_the_same_secret_stored_twice_is_one_candidate(
-    signing: SigningSecrets, secrets_manager: SecretsManager
-) -> None:
-    secrets_manager.store(ARN, signing_secret("first"))
-    assert signing.candidates() == (b"first",)
+def test_the_same_secret_stored_twice_is_one_candidate(ours: Stored) -> None:
+    ours.store(ARN, signing_secret("first"))
+    assert ours.signing.candidates() == (b"first",)
 
 
 @pytest.mark.parametrize("previous", ["{}", "", "not JSON", signing_secret(""), token("x")])
-def test_a_previous_secret_that_cannot_be_used_is_passed_over(
-    signing: SigningSecrets, secrets_manager: SecretsManager, previous: str
-) -> None:
-    secrets_manager.versions[ARN]["AWSPREVIOUS"] = previous
-    assert signing.candidates() == (b"first",)
+def test_a_previous_secret_that_cannot_be_used_is_passed_over(ours: Stored, previous: str) -> None:
+    ours.versions[ARN]["AWSPREVIOUS"] = previous
+    assert ours.signing.candidates() == (b"first",)
 
 
 @pytest.mark.parametrize("current", ["{}", "", "not JSON", signing_secret(""), token("x")])
-def test_a_current_secret_that_cannot_be_used_is_our_own_fault(
-    signing: SigningSecrets, secrets_manager: SecretsManager, current: str
-) -> None:
-    secrets_manager.store(ARN, current)
+def test_a_current_secret_that_cannot_be_used_is_our_own_fault(ours: Stored, current: str) -> None:
+    ours.store(ARN, current)
     with pytest.raises(SecretUnavailable):
-        signing.candidates()
+        ours.signing.candidates()
 
 
 def test_each_version_is_read_once_in_five_minutes_even_if_there_is_no_previous(
-    signing: SigningSecrets, secrets_manager: SecretsManager, clock: VirtualClock
+    ours: Stored,
 ) -> None:
     for _ in range(100):
-        signing.candidates()
-        clock.now += 3
-    assert sorted(secrets_manager.reads) == ["AWSCURRENT", "AWSPREVIOUS"]
-    clock.now += 1
-    signing.candidates()
-    assert len(secrets_manager.reads) == 4
+        ours.signing.candidates()
+        ours.clock.now += 3
+    assert sorted(ours.reads) == ["AWSCURRENT", "AWSPREVIOUS"]
+    ours.clock.now += 1
+    ours.signing.candidates()
+    assert len(ours.reads) == 4
 
 
 @pytest.mark.parametrize("code", ["ResourceNotFoundException", "InvalidRequestException"])
-def test_the_previous_version_may_be_missing(
-    signing: SigningSecrets,
-    secrets_manager: SecretsManager,
-    code: str,
-) -> None:
-    secrets_manager.failures["AWSPREVIOUS"] = refusal(code)
-    assert signing.candidates() == (b"first",)
+def test_the_previous_version_may_be_missing(ours: Stored, code: str) -> None:
+    ours.failures["AWSPREVIOUS"] = refusal(code)
+    assert ours.signing.candidates() == (b"first",)
 
 
-def test_a_previous_version_that_cannot_be_read_is_no_missing_one(
-    signing: SigningSecrets, secrets_manager: SecretsManager
-) -> None:
-    secrets_manager.failures["AWSPREVIOUS"] = refusal("AccessDeniedException")
+def test_a_previous_version_that_cannot_be_read_is_no_missing_one(ours: Stored) -> None:
+    ours.failures["AWSPREVIOUS"] = refusal("AccessDeniedException")
     with pytest.raises(SecretUnavailable, match="AccessDeniedException"):
-        signing.candidates()
+        ours.signing.candidates()
 
 
-def test_a_refresh_finds_a_rotated_secret(
-    signing: SigningSecrets, secrets_manager: SecretsManager
-) -> None:
-    signing.candidates()
-    secrets_manager.store(ARN, signing_secret("second"))
-    assert signing.candidates() == (b"first",)
-    assert signing.refresh() == (b"second", b"first")
-    assert signing.candidates() == (b"second", b"first")
+def test_a_refresh_finds_a_rotated_secret(ours: Stored) -> None:
+    ours.signing.candidates()
+    ours.store(ARN, signing_secret("second"))
+    assert ours.signing.candidates() == (b"first",)
+    assert ours.signing.refresh() == (b"second", b"first")
+    assert ours.signing.candidates() == (b"second", b"first")
 
 
-def test_a_flood_of_bad_signatures_costs_one_refresh_a_minute(
-    signing: SigningSecrets, secrets_manager: SecretsManager, clock: VirtualClock
-) -> None:
-    signing.candidates()
-    secrets_manager.reads.clear()
+def test_a_flood_of_bad_signatures_costs_one_refresh_a_minute(ours: Stored) -> None:
+    ours.signing.candidates()
+    ours.reads.clear()
     for _ in range(600):  # a minute of them
-        signing.refresh()
-        clock.now += 0.1
-    assert len(secrets_manager.reads) == 2  # current and previous
-    clock.now += 1
-    assert signing.refresh() is not None
+        ours.signing.refresh()
+        ours.clock.now += 0.1
+    assert len(ours.reads) == 2  # current and previous
+    ours.clock.now += 1
+    assert ours.signing.refresh() is not None
 
 
-def test_a_refresh_too_early_says_so(signing: SigningSecrets, clock: VirtualClock) -> None:
-    assert signing.refresh() == (b"first",)
-    clock.now += 59.9
-    assert signing.refresh() is None
+def test_a_refresh_too_early_says_so(ours: Stored) -> None:
+    assert ours.signing.refresh() == (b"first",)
+    ours.clock.now += 59.9
+    assert ours.signing.refresh() is None
 
 
-def test_a_refresh_that_fails_counts_against_the_minute(
-    signing: SigningSecrets, secrets_manager: SecretsManager
-) -> None:
-    secrets_manager.fail(refusal("InternalServiceError"))
+def test_a_refresh_that_fails_counts_against_the_minute(ours: Stored) -> None:
+    ours.fail(refusal("InternalServiceError"))
     with pytest.raises(SecretUnavailable):
-        signing.refresh()
-    assert signing.refresh() is None
+        ours.signing.refresh()
+    assert ours.signing.refresh() is None
 
 
-def test_a_refresh_during_an_outage_gives_the_stale_copies(
-    signing: SigningSecrets, secrets_manager: SecretsManager
-) -> None:
-    signing.candidates()
-    secrets_manager.fail(refusal("InternalServiceError"))
-    assert signing.refresh() == (b"first",)
+def test_a_refresh_during_an_outage_gives_the_stale_copies(ours: Stored) -> None:
+    ours.signing.candidates()
+    ours.fail(refusal("InternalServiceError"))
+    assert ours.signing.refresh() == (b"first",)
 
 
 # ---------------------------------------------------------------------- storing the secret
@@ -390,15 +360,6 @@ def test_a_refresh_during_an_outage_gives_the_stale_copies(
 
 def store(secrets_manager: SecretsManager, secret: str) -> bool:
     return secrets.store_signing_secret(cast("Any", secrets_manager), ARN, secret)
-
-
-def test_a_new_secret_is_stored_and_the_old_one_kept(secrets_manager: SecretsManager) -> None:
-    secrets_manager.store(ARN, signing_secret("first"))
-    assert store(secrets_manager, "second") is True
-    assert secrets_manager.versions[ARN] == {
-        "AWSCURRENT": signing_secret("second"),
-        "AWSPREVIOUS": signing_secret("first"),
-    }
 
 
 def test_the_same_secret_is_not_stored_again(secrets_manager: SecretsManager) -> None:

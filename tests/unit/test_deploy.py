@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +21,6 @@ import deploy
 from tests.support.emulator import REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from botocore.config import Config
 
 TEMPLATE = """
@@ -38,7 +37,6 @@ stack_name = "mine"
 resolve_s3 = true
 parameter_overrides = "Account=\\"abc\\" Limit=\\"{limit}\\" Topic=\\"\\""
 """
-Ran = list[list[str]]
 NEW: dict[str, Any] = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
 
 
@@ -51,9 +49,15 @@ class Cloud:
         failing: the exit codes of the next updates that change nothing, None for one that does.
         reached: the stack, the region and the profile that were asked for.
         body: makes of a template what boto3 returns: text if it was YAML, else a dictionary.
+        directory: the folder that is deployed from.
+        settings: the file of ``sam deploy`` in it.
+        ran: the arguments of each ``sam deploy``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.settings = directory / "samconfig.toml"
+        self.ran: list[list[str]] = []
         self.template: dict[str, Any] | None = None
         self.updates: list[list[str]] = []
         self.failing: list[int | None] = []
@@ -111,46 +115,40 @@ class Cloud:
         self.updates.append(sorted(after))
         return 0
 
+    def sam(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == ["sam", "deploy"]
+        self.ran.append(command[2:])
+        code = 0
+        if "--guided" in command:
+            self.save(SAVED.format(limit=700))
+        elif built := deploy.option(command, "--template-file"):
+            code = self.update(yaml_parse(Path(built).read_text(encoding="utf-8")))
+        elif self.template:
+            code = self.update(deepcopy(NEW))
+        return subprocess.CompletedProcess(command, code)
+
+    def save(self, text: str) -> None:
+        self.settings.write_text(text, encoding="utf-8")
+
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """Have no stack yet."""
-    fake = Cloud()
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Deploy from a folder of the test's; have no stack yet."""
+    (tmp_path / "template.yaml").write_text(TEMPLATE, encoding="utf-8")
+    fake = Cloud(tmp_path)
     monkeypatch.setattr(boto3, "Session", fake.session)
+    monkeypatch.setattr(deploy, "ROOT", tmp_path)
+    monkeypatch.setattr(subprocess, "run", fake.sam)
     return fake
 
 
 @pytest.fixture
-def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> Ran:
-    """Deploy from a folder of the test's; give the arguments of each ``sam deploy``."""
-    (tmp_path / "template.yaml").write_text(TEMPLATE, encoding="utf-8")
-    monkeypatch.setattr(deploy, "ROOT", tmp_path)
-    seen: Ran = []
-
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        assert command[:2] == ["sam", "deploy"]
-        seen.append(command[2:])
-        code = 0
-        if "--guided" in command:
-            write(tmp_path, SAVED.format(limit=700))
-        elif built := deploy.option(command, "--template-file"):
-            code = cloud.update(yaml_parse(Path(built).read_text(encoding="utf-8")))
-        elif cloud.template:
-            code = cloud.update(deepcopy(NEW))
-        return subprocess.CompletedProcess(command, code)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return seen
-
-
-@pytest.fixture
-def deployed(ran: Ran, tmp_path: Path, cloud: Cloud) -> Cloud:
+def deployed(cloud: Cloud) -> Cloud:
     """Have a stack of version 0.1, and the present version built."""
-    assert not ran  # the fixture has replaced the root
-    built = tmp_path / ".aws-sam/build/template.yaml"
+    built = cloud.directory / ".aws-sam/build/template.yaml"
     built.parent.mkdir(parents=True)
     built.write_text(json.dumps(NEW), encoding="utf-8")
-    write(tmp_path, SAVED.format(limit=300))
+    cloud.save(SAVED.format(limit=300))
     cloud.template = first_version()
     return cloud
 
@@ -172,53 +170,47 @@ def refusal(message: str, code: str = "ValidationError") -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": message}}, "Describe")
 
 
-def write(directory: Path, text: str) -> None:
-    (directory / "samconfig.toml").write_text(text, encoding="utf-8")
-
-
 def overrides(arguments: list[str]) -> list[str]:
     return arguments[arguments.index("--parameter-overrides") + 1 :]
 
 
-def test_a_later_default_reaches_what_its_owner_left_open(ran: Ran, tmp_path: Path) -> None:
-    write(tmp_path, SAVED.replace(' Limit=\\"{limit}\\"', ""))
+def test_a_later_default_reaches_what_its_owner_left_open(cloud: Cloud) -> None:
+    cloud.save(SAVED.replace(' Limit=\\"{limit}\\"', ""))
     assert deploy.main([]) == 0
-    assert set(overrides(ran[0])) == {'Account="abc"', 'Limit="700"', 'Topic=""'}
+    assert set(overrides(cloud.ran[0])) == {'Account="abc"', 'Limit="700"', 'Topic=""'}
 
 
-def test_what_its_owner_chose_stays(ran: Ran, tmp_path: Path) -> None:
-    write(tmp_path, SAVED.format(limit=300))
+def test_what_its_owner_chose_stays(cloud: Cloud) -> None:
+    cloud.save(SAVED.format(limit=300))
     deploy.main([])
-    assert 'Limit="300"' in overrides(ran[0])
-    assert 'Limit="700"' not in overrides(ran[0])
+    assert 'Limit="300"' in overrides(cloud.ran[0])
+    assert 'Limit="700"' not in overrides(cloud.ran[0])
 
 
-def test_overrides_on_the_command_line_are_all_there_is(ran: Ran, tmp_path: Path) -> None:
-    write(tmp_path, SAVED.format(limit=300))
+def test_overrides_on_the_command_line_are_all_there_is(cloud: Cloud) -> None:
+    cloud.save(SAVED.format(limit=300))
     deploy.main(["--parameter-overrides", 'Limit="1"'])
-    assert overrides(ran[0]) == ['Limit="1"']
+    assert overrides(cloud.ran[0]) == ['Limit="1"']
 
 
 @pytest.mark.parametrize("arguments", [[], ["--guided"]])
-def test_the_first_deployment_asks_and_forgets_defaults(
-    ran: Ran, tmp_path: Path, arguments: list[str]
-) -> None:
+def test_the_first_deployment_asks_and_forgets_defaults(cloud: Cloud, arguments: list[str]) -> None:
     deploy.main(arguments)
-    assert "--guided" in ran[0]
-    assert ran[0][ran[0].index("--stack-name") + 1] == "stream-downloads"
-    saved = deploy.saved_in(tmp_path / "samconfig.toml", "default")
+    assert "--guided" in cloud.ran[0]
+    assert cloud.ran[0][cloud.ran[0].index("--stack-name") + 1] == "stream-downloads"
+    saved = deploy.saved_in(cloud.settings, "default")
     assert saved == {
         "stack_name": "mine",
         "resolve_s3": True,
         "parameter_overrides": 'Account="abc"',
     }
-    assert "# Mine." in (tmp_path / "samconfig.toml").read_text(encoding="utf-8")
+    assert "# Mine." in cloud.settings.read_text(encoding="utf-8")
 
 
-def test_asking_again_keeps_the_name(ran: Ran, tmp_path: Path) -> None:
-    write(tmp_path, SAVED.format(limit=300))
+def test_asking_again_keeps_the_name(cloud: Cloud) -> None:
+    cloud.save(SAVED.format(limit=300))
     deploy.main(["--guided"])
-    assert "--stack-name" not in ran[0]
+    assert "--stack-name" not in cloud.ran[0]
 
 
 UPGRADE = [
@@ -231,13 +223,13 @@ UPGRADE = [
 
 @pytest.mark.parametrize("body", [json.dumps, dict])
 def test_an_upgrade_from_0_1_changes_one_index_in_each_update(
-    deployed: Cloud, ran: Ran, capsys: pytest.CaptureFixture[str], body: Callable[[Any], Any]
+    deployed: Cloud, capsys: pytest.CaptureFixture[str], body: Callable[[Any], Any]
 ) -> None:
     deployed.body = body
     assert deploy.main(["--no-confirm-changeset"]) == 0
     assert deployed.updates == UPGRADE
     assert deployed.template == NEW
-    for arguments in ran:
+    for arguments in deployed.ran:
         assert 'Limit="300"' in overrides(arguments)
         assert "--no-confirm-changeset" in arguments
     said = capsys.readouterr().err.splitlines()
@@ -249,14 +241,12 @@ def test_an_upgrade_from_0_1_changes_one_index_in_each_update(
     ]
 
 
-def test_sam_finds_its_settings_for_a_transitional_template(
-    deployed: Cloud, ran: Ran, tmp_path: Path
-) -> None:
+def test_sam_finds_its_settings_for_a_transitional_template(deployed: Cloud) -> None:
     deploy.main([])
     assert deployed.updates
-    for arguments in ran[:-1]:
-        assert deploy.option(arguments, "--config-file") == str(tmp_path / "samconfig.toml")
-    assert "--template-file" not in ran[-1]
+    for arguments in deployed.ran[:-1]:
+        assert deploy.option(arguments, "--config-file") == str(deployed.settings)
+    assert "--template-file" not in deployed.ran[-1]
 
 
 def test_a_transitional_template_differs_by_its_table_alone(deployed: Cloud) -> None:
@@ -276,32 +266,32 @@ def test_an_obsolete_index_keeps_the_definition_of_its_attributes(deployed: Clou
 
 
 @pytest.mark.parametrize("changes", ["no stack", "none", "one"])
-def test_at_most_one_change_is_one_deployment(deployed: Cloud, ran: Ran, changes: str) -> None:
+def test_at_most_one_change_is_one_deployment(deployed: Cloud, changes: str) -> None:
     deployed.template = deepcopy(NEW) if changes != "no stack" else None
     if changes == "one":
         deployed.table["GlobalSecondaryIndexes"].pop()
     assert deploy.main([]) == 0
-    assert len(ran) == 1
-    assert "--template-file" not in ran[0]
+    assert len(deployed.ran) == 1
+    assert "--template-file" not in deployed.ran[0]
 
 
 @pytest.mark.parametrize("done", range(4))
 def test_a_failed_update_is_the_last_and_the_next_deployment_goes_on(
-    deployed: Cloud, ran: Ran, done: int
+    deployed: Cloud, done: int
 ) -> None:
     deployed.failing = [*[None] * done, 7]
     assert deploy.main([]) == 7
-    assert len(ran) == done + 1
+    assert len(deployed.ran) == done + 1
     assert deploy.main([]) == 0
     assert deployed.updates == UPGRADE
 
 
 def test_an_update_that_is_not_confirmed_is_the_last(
-    deployed: Cloud, ran: Ran, capsys: pytest.CaptureFixture[str]
+    deployed: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deployed.failing = [0]
     assert deploy.main([]) == 1
-    assert len(ran) == 1
+    assert len(deployed.ran) == 1
     assert "not confirmed" in capsys.readouterr().err
 
 
@@ -321,19 +311,18 @@ HERE = 'stack_name = "mine"\nprofile = "work"'
 )
 def test_the_table_is_that_of_the_stack_that_sam_deploys(
     deployed: Cloud,
-    tmp_path: Path,
     saved: str,
     arguments: list[str],
     reached: tuple[str | None, ...],
 ) -> None:
-    write(tmp_path, saved)
+    deployed.save(saved)
     assert deploy.main(arguments) == 0
     names = ("stack", "region_name", "profile_name")
     assert deployed.reached == dict(zip(names, reached, strict=True))
 
 
 def test_nothing_is_deployed_if_the_table_cannot_be_read(
-    deployed: Cloud, ran: Ran, monkeypatch: pytest.MonkeyPatch
+    deployed: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: str) -> None:
         raise refusal("no permission", "AccessDeniedException")
@@ -341,7 +330,7 @@ def test_nothing_is_deployed_if_the_table_cannot_be_read(
     monkeypatch.setattr(deployed, "describe_table", refuse)
     with pytest.raises(SystemExit, match=r"no permission.*dynamodb:DescribeTable"):
         deploy.main([])
-    assert not ran
+    assert not deployed.ran
 
 
 projections = st.sampled_from(["ALL", "KEYS_ONLY"])

@@ -176,12 +176,8 @@ def test_webhooks_reach_the_bus_only_where_they_are_passed_on(passes_on: str) ->
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_no_function_creates_a_log_group(function: str) -> None:
+def test_cloudformation_and_no_function_creates_a_log_group(function: str) -> None:
     assert denied(function)["logs:CreateLogGroup"]["Resource"] == "*"
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_cloudformation_names_the_log_group_of_a_function(function: str) -> None:
     group = deployed()[f"{function}LogGroup"]
     assert group["Properties"] == {"RetentionInDays": 30}
     assert group["DeletionPolicy"] == "Delete"
@@ -194,9 +190,8 @@ def test_a_function_sends_traces_only_where_they_are_wanted(function: str) -> No
     traces = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
     assert denied(function).keys() >= traces
     assert not denied(function, Tracing="Active").keys() & traces
-    resource = f"{function}Function"
-    mode = {"Mode": {"Ref": "Tracing"}}
-    assert deployed()[resource]["Properties"]["TracingConfig"] == mode
+    properties = deployed()[f"{function}Function"]["Properties"]
+    assert properties["TracingConfig"] == {"Mode": {"Ref": "Tracing"}}
 
 
 def test_announcements_read_the_stream_of_the_downloads_table_alone() -> None:

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import tomllib
 import xml.etree.ElementTree as ET
@@ -19,13 +18,21 @@ import yaml
 from stream_downloads.adapters.observability import Metric, _unit
 from stream_downloads.services.receive import receive
 from tests.support import aws_cli
-from tests.support.documents import DOCUMENTS, block, blocks, read, section, table_rows
+from tests.support.documents import (
+    DOCUMENTS,
+    SHELLS,
+    block,
+    blocks,
+    named,
+    read,
+    section,
+    table_rows,
+)
 from tests.support.emulator import REPOSITORY
-from tests.support.template import template
+from tests.support.template import resources, template
 
 REFERENCE: Final = "docs/reference.md"
 OPERATE: Final = "docs/operate.md"
-SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 # What the AWS CLI has that is no operation of a service.
 OF_THE_CLI: Final = {("s3", "cp"), ("cloudformation", "deploy")}
 PICTURES: Final = sorted(
@@ -35,16 +42,14 @@ PICTURES: Final = sorted(
 
 def names(kind: str, ending: str) -> list[str]:
     """Return the names of the template's resources of a type, without their ending."""
-    resources = template()["Resources"].items()
-    return [name.removesuffix(ending) for name, found in resources if found["Type"] == kind]
+    return [name.removesuffix(ending) for name in resources(kind)]
 
 
 ALARMS: Final = names("AWS::CloudWatch::Alarm", "Alarm")
 FUNCTIONS: Final = names("AWS::Serverless::Function", "Function")
 QUERIES: Final = [
-    found["Properties"]["Name"]["Sub"].partition("/")[2]
-    for found in template()["Resources"].values()
-    if found["Type"] == "AWS::Logs::QueryDefinition"
+    query["Name"]["Sub"].partition("/")[2]
+    for query in resources("AWS::Logs::QueryDefinition").values()
 ]
 
 
@@ -87,9 +92,9 @@ def test_the_reference_has_every_parameter_with_its_default(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", template()["Outputs"])
-def test_the_reference_has_every_output(name: str) -> None:
-    assert f"`{name}`" in section(REFERENCE, "## Outputs")
+@pytest.mark.parametrize("kind", ["Parameters", "Outputs"])
+def test_the_reference_has_what_the_template_has(kind: str) -> None:
+    assert named(section(REFERENCE, f"## {kind}")) == template()[kind].keys()
 
 
 @pytest.mark.parametrize("metric", Metric)

@@ -13,18 +13,8 @@ from stream_downloads.domain.download import (
     is_publishable,
     iso_time,
 )
-from tests.support.rows import (
-    AUDIO,
-    DEFAULT,
-    NOW,
-    UID,
-    deleted,
-    deleting,
-    failed,
-    in_progress,
-    ready,
-    requested,
-)
+from tests.support import rows
+from tests.support.rows import AUDIO, DEFAULT, NOW, UID
 
 HOST = "customer-m033z5x00ks6nunl.cloudflarestream.com"
 PATH = f"/{UID}/downloads/default.mp4"
@@ -33,17 +23,17 @@ PATH = f"/{UID}/downloads/default.mp4"
 @pytest.mark.parametrize(
     ("row", "queue"),
     [
-        (requested(), "live-create"),
-        (requested(lane=Lane.BACKFILL), "backfill-create"),
-        (in_progress(), "live-look"),
-        (in_progress(lane=Lane.BACKFILL), "backfill-look"),
-        (deleting(), "live-look"),
-        (ready(), "upkeep"),
-        (ready(lane=Lane.BACKFILL), "upkeep"),
-        (ready(work=Work(Step.DELETE, NOW)), "backfill-look"),
-        (ready(work=None), None),
-        (failed(), None),
-        (deleted(), None),
+        (rows.requested(), "live-create"),
+        (rows.requested(lane=Lane.BACKFILL), "backfill-create"),
+        (rows.in_progress(), "live-look"),
+        (rows.in_progress(lane=Lane.BACKFILL), "backfill-look"),
+        (rows.deleting(), "live-look"),
+        (rows.ready(), "upkeep"),
+        (rows.ready(lane=Lane.BACKFILL), "upkeep"),
+        (rows.ready(work=Work(Step.DELETE, NOW)), "backfill-look"),
+        (rows.ready(work=None), None),
+        (rows.failed(), None),
+        (rows.deleted(), None),
     ],
 )
 def test_a_row_waits_in_the_queue_of_its_lane_and_step(row: Download, queue: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.function_url import BadTransport, answer, unwrap
-from tests.support.events import load_event, signed_event
+from tests.support.events import signed_event
 
 MIB = 1024 * 1024
 
@@ -106,13 +106,6 @@ def test_a_body_is_measured_in_bytes_and_not_in_characters() -> None:
 
 def test_a_body_far_too_large_is_refused_before_it_is_decoded() -> None:
     assert refusal_of(request(body="!" * (2 * MIB), isBase64Encoded=True)) == 413
-
-
-def test_the_example_event_is_unwrapped() -> None:
-    event = load_event("receive_webhook")
-    delivery = unwrap(event)
-    assert delivery.body == event["body"].encode()
-    assert delivery.signature == event["headers"]["webhook-signature"]
 
 
 def test_base64_is_what_it_says_it_is() -> None:

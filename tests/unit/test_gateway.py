@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import pytest
@@ -11,12 +10,7 @@ from botocore.exceptions import ClientError
 from stream_downloads.adapters.observability import Metric
 from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.adapters.shared_state import Budget, Grant
-from stream_downloads.adapters.stream_api import (
-    CloudflareError,
-    NotReached,
-    RefusalKind,
-    Refused,
-)
+from stream_downloads.adapters.stream_api import CloudflareError, NotReached, RefusalKind, Refused
 from stream_downloads.domain.download import iso_time
 from stream_downloads.domain.request_budget import USE_WITHIN, Asker
 from stream_downloads.services import gateway as gateway_module
@@ -28,13 +22,6 @@ from tests.support.rows import DEFAULT
 from tests.support.world import World
 
 LIMIT = 100
-
-
-class Contended(MemoryControl):
-    """A control table in which another function always writes first."""
-
-    def write(self, name: str, value: Mapping[str, Any], version: int) -> bool:  # noqa: ARG002
-        return False
 
 
 class GatewayWorld(World):
@@ -65,15 +52,9 @@ class GatewayWorld(World):
         return self.gateway.ask(self.gateway.stream.get_video, self.uid, seconds=CALL_SECONDS)
 
 
-class ContendedWorld(GatewayWorld):
-    """A world of which every control table is `Contended`."""
-
-    control_type = Contended
-
-
-@pytest.fixture(params=[GatewayWorld])
-def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> GatewayWorld:
-    world: GatewayWorld = request.param()
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> GatewayWorld:
+    world = GatewayWorld()
     monkeypatch.setattr(gateway_module, "record", world.record)
     return world
 
@@ -261,8 +242,10 @@ def test_a_caller_hears_until_when_cloudflare_wants_no_requests(world: GatewayWo
         world.ask()
 
 
-@pytest.mark.parametrize("world", [ContendedWorld], indirect=True)
-def test_a_caller_hears_that_other_functions_were_first(world: GatewayWorld) -> None:
+def test_a_caller_hears_that_other_functions_were_first(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryControl, "write", lambda *_: False)
     with pytest.raises(NotNow, match="Many functions send requests at this moment"):
         world.ask()
 

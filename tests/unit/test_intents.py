@@ -12,18 +12,9 @@ from stream_downloads.domain import transitions
 from stream_downloads.domain.download import Download, Lane, Status, Step
 from stream_downloads.domain.video import Video
 from stream_downloads.services import intents
+from tests.support import rows
 from tests.support.memory import MemoryDownloads
-from tests.support.rows import (
-    AUDIO,
-    DEFAULT,
-    NOW,
-    UID,
-    deleted,
-    failed,
-    in_progress,
-    ready,
-    requested,
-)
+from tests.support.rows import AUDIO, DEFAULT, NOW, UID
 
 BOTH = (DEFAULT, AUDIO)
 READY = Video(UID, state="ready", name="clip.mp4", duration_seconds=5.5)
@@ -72,7 +63,9 @@ def test_a_backfilled_video_waits_in_its_own_lane(table: Contested) -> None:
     assert {row.lane for row in is_ready(table, Lane.BACKFILL)} == {Lane.BACKFILL}
 
 
-@pytest.mark.parametrize("there", [requested(), in_progress(), ready(), failed(), deleted()])
+@pytest.mark.parametrize(
+    "there", [rows.requested(), rows.in_progress(), rows.ready(), rows.failed(), rows.deleted()]
+)
 def test_a_row_that_is_there_stays_as_it_is(table: Contested, there: Download) -> None:
     table.add(there)
     before = table.get(*there.key)
@@ -105,8 +98,8 @@ def test_a_failed_video_without_rows_gets_them_in_error(table: Contested) -> Non
 
 
 def test_a_failed_video_with_rows_is_checked_first(table: Contested) -> None:
-    table.add(in_progress())
-    table.add(ready(UID, AUDIO))
+    table.add(rows.in_progress())
+    table.add(rows.ready(UID, AUDIO))
     [row] = has_failed(table)
     assert row.key == (UID, DEFAULT)
     assert row.status is Status.INPROGRESS
@@ -116,7 +109,7 @@ def test_a_failed_video_with_rows_is_checked_first(table: Contested) -> None:
 @pytest.fixture
 def contested(table: Contested) -> Contested:
     """Return a table with a download in progress."""
-    table.add(in_progress())
+    table.add(rows.in_progress())
     return table
 
 

@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,11 +21,16 @@ from stream_downloads.adapters.observability import (
     record,
     redact,
 )
+from stream_downloads.adapters.stream_api import ApiMessage, RefusalKind, Refused
 from tests.support.emulator import REPOSITORY
 from tests.support.events import LambdaContext
 
 SIGNATURE = "4ba5cdef64ae9b342c03e80a48311bb4468ceff57873ea9fe3ed9fcee5e82696"
+STREAM = "https://customer-a.cloudflarestream.com"
 SIGNED_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiI2YjllNjhiMDdkZmVlOGNjIn0.c2lnbmF0dXJl-_x"
+
+
+Written = Callable[[], list[dict[str, Any]]]
 
 
 class StandardOutput:
@@ -41,41 +45,40 @@ class StandardOutput:
         sys.stdout.flush()
 
 
-@pytest.fixture(autouse=True)
-def nothing_recorded_before(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
+    """Return a function that returns the lines written since its last call."""
     monkeypatch.setattr(logger.registered_handler, "stream", StandardOutput())
     observability.flush()
     capsys.readouterr()
-    yield
+    yield lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     observability.flush()
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def flushed(lines: Written) -> list[dict[str, Any]]:
+    """Write the metrics as a handler does at its end, and return the lines."""
+    observability.flush()
+    return lines()
 
 
 def metric_names(line: dict[str, Any]) -> list[str]:
     return [metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
 
 
-def test_values_are_written_together_and_each_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_are_written_together_and_each_of_them(lines: Written) -> None:
     record(Metric.READY_DELAY, 12.5)
     record(Metric.READY_DELAY, 90)
     record(Metric.DOWNLOADS_READY, 2)
-    observability.flush()
-    [line] = lines(capsys)
+    [line] = flushed(lines)
     assert line["ReadyDelaySeconds"] == [12.5, 90.0]
     assert line["DownloadsReady"] == [2.0]
 
 
-def test_a_metric_has_its_unit_and_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metric_has_its_unit_and_namespace(lines: Written) -> None:
     record(Metric.READY_DELAY, 12.5)
     record(Metric.BUDGET_USED, 40)
     record(Metric.DRIFT)
-    observability.flush()
-    [declared] = lines(capsys)[0]["_aws"]["CloudWatchMetrics"]
+    [declared] = flushed(lines)[0]["_aws"]["CloudWatchMetrics"]
     assert declared["Namespace"] == "StreamDownloads"
     assert declared["Metrics"] == [
         {"Name": "ReadyDelaySeconds", "Unit": "Seconds"},
@@ -84,76 +87,62 @@ def test_a_metric_has_its_unit_and_namespace(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_values_with_dimensions_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_with_dimensions_are_added_up(lines: Written) -> None:
     for _ in range(300):
         record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="ok")
     record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="throttled")
-    observability.flush()
-    counted = {line["outcome"]: line["CloudflareRequests"] for line in lines(capsys)}
+    counted = {line["outcome"]: line["CloudflareRequests"] for line in flushed(lines)}
     assert counted == {"ok": [300.0], "throttled": [1.0]}
 
 
-def test_dimensions_are_declared_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dimensions_are_declared_as_such(lines: Written) -> None:
     record(Metric.WEBHOOKS, outcome="recorded")
-    observability.flush()
-    [line] = lines(capsys)
+    [line] = flushed(lines)
     assert "outcome" in line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]
 
 
-def test_a_dimension_does_not_stick_to_other_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dimension_does_not_stick_to_other_metrics(lines: Written) -> None:
     record(Metric.WEBHOOKS, outcome="recorded")
     record(Metric.DRIFT)
     observability.flush()
     record(Metric.DRIFT)
-    observability.flush()
-    plain = [line for line in lines(capsys) if metric_names(line) == ["Drift"]]
+    plain = [line for line in flushed(lines) if metric_names(line) == ["Drift"]]
     assert len(plain) == 2
     assert not any("outcome" in line for line in plain)
 
 
-def test_nothing_is_written_when_nothing_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
-    observability.flush()
-    assert lines(capsys) == []
+def test_nothing_is_written_when_nothing_was_recorded(lines: Written) -> None:
+    assert flushed(lines) == []
 
 
-def test_what_was_written_is_not_written_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_written_is_not_written_again(lines: Written) -> None:
     record(Metric.DRIFT)
     record(Metric.WEBHOOKS, outcome="recorded")
-    observability.flush()
-    capsys.readouterr()
-    observability.flush()
-    assert lines(capsys) == []
+    assert len(flushed(lines)) == 2
+    assert flushed(lines) == []
 
 
-def test_no_count_is_lost_between_threads(capsys: pytest.CaptureFixture[str]) -> None:
-    def count() -> None:
+def test_no_count_is_lost_between_threads(lines: Written) -> None:
+    def count(_thread: int) -> None:
         for _ in range(200):
             record(Metric.CLOUDFLARE_REQUESTS, call="list_downloads", outcome="ok")
 
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    observability.flush()
-    assert lines(capsys)[0]["CloudflareRequests"] == [1600.0]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(count, range(8)))
+    assert flushed(lines)[0]["CloudflareRequests"] == [1600.0]
 
 
-def test_an_observed_handler_writes_its_metrics_at_the_end(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_observed_handler_writes_its_metrics_at_the_end(lines: Written) -> None:
     @observed
     def handler(_event: object, _context: object) -> str:
         record(Metric.POLLS_COMPLETED)
         return "done"
 
     assert handler({}, LambdaContext()) == "done"
-    assert metric_names(lines(capsys)[0]) == ["PollsCompleted"]
+    assert metric_names(lines()[0]) == ["PollsCompleted"]
 
 
-def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(lines: Written) -> None:
     @observed
     def handler(_event: object, _context: object) -> None:
         record(Metric.CREDENTIALS_REFUSED)
@@ -161,7 +150,7 @@ def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
 
     with pytest.raises(KeyError):
         handler({}, LambdaContext())
-    said, metric = lines(capsys)
+    said, metric = lines()
     assert said["level"] == "ERROR"
     assert said["error"] == "KeyError"
     assert "gone" in said["exception"]
@@ -169,15 +158,13 @@ def test_an_observed_handler_that_fails_says_why_and_writes_its_metrics(
     assert metric_names(metric) == ["CredentialsRefused"]
 
 
-def test_every_line_of_an_observed_handler_names_its_request(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_line_of_an_observed_handler_names_its_request(lines: Written) -> None:
     @observed
     def handler(_event: object, _context: object) -> None:
         logger.warning("a look", extra={"video_uid": "6b9e68b07dfee8cc2d116e4c51d6a957"})
 
     handler({"secret": "event"}, LambdaContext(aws_request_id="the-request"))
-    [line] = lines(capsys)
+    [line] = lines()
     assert line["function_request_id"] == "the-request"
     assert line["video_uid"] == "6b9e68b07dfee8cc2d116e4c51d6a957"
     assert "secret" not in json.dumps(line)
@@ -191,10 +178,7 @@ SECRETS = {
     "an API key in a dictionary": ("{'X-Auth-Key': '0123456789abcdef'}", "0123456789abcdef"),
     "a signature": (f"time=1,sig1={SIGNATURE}", SIGNATURE),
     "two signatures": (f"sig1={SIGNATURE},sig1={SIGNATURE}", SIGNATURE),
-    "a signed URL": (
-        f"https://customer-a.cloudflarestream.com/{SIGNED_TOKEN}/downloads/default.mp4",
-        SIGNED_TOKEN,
-    ),
+    "a signed URL": (f"{STREAM}/{SIGNED_TOKEN}/downloads/default.mp4", SIGNED_TOKEN),
 }
 
 
@@ -207,7 +191,7 @@ def test_a_secret_is_taken_out_of_a_text(text: str, secret: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "https://customer-a.cloudflarestream.com/6b9e68b0/downloads/default.mp4",
+        f"{STREAM}/6b9e68b0/downloads/default.mp4",
         "no signature: valid_signature_too_old",
         "bearers of eyes",
         "",
@@ -219,21 +203,21 @@ def test_other_texts_are_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS.values(), ids=SECRETS.keys())
 def test_no_log_line_holds_a_secret_wherever_it_slipped_in(
-    capsys: pytest.CaptureFixture[str], text: str, secret: str
+    lines: Written, text: str, secret: str
 ) -> None:
     try:
         raise ValueError(text)
     except ValueError as error:
         logger.exception("failed: %s", text, extra={"detail": {"header": [text]}})
         logger.warning("failed", extra=described(error))
-    written = capsys.readouterr().out
-    assert secret not in written
-    assert len([json.loads(line) for line in written.splitlines()]) == 2
+    written = lines()
+    assert secret not in json.dumps(written)
+    assert len(written) == 2
 
 
-def test_a_log_line_holds_things_that_are_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_line_holds_things_that_are_no_json(lines: Written) -> None:
     logger.warning("odd", extra={"things": {1.5, 2.5} - {2.5}, "kind": Metric.DRIFT})
-    [line] = lines(capsys)
+    [line] = lines()
     assert line["things"] == "{1.5}"
     assert line["kind"] == "Drift"
 
@@ -283,25 +267,11 @@ def test_nothing_that_a_function_or_its_libraries_write_is_plain_text(handler: s
         assert "a warning of Python's" in others[-1], function
 
 
-@dataclass
-class ApiMessage:
-    """Like the one of the client, which this module does not know."""
-
-    code: int
-
-
-class Refused(Exception):
-    """Like the one of the client."""
-
-    kind = "throttled"
-    status = 429
-    errors = (ApiMessage(10000), ApiMessage(971))
-
-
 def test_a_refusal_is_described_by_its_kind_status_and_codes() -> None:
-    assert described(Refused("Cloudflare refused")) == {
+    errors = (ApiMessage(10000, "Slow"), ApiMessage(971, "Down"))
+    assert described(Refused("get video", 429, RefusalKind.THROTTLED, errors=errors)) == {
         "error": "Refused",
-        "error_message": "Cloudflare refused",
+        "error_message": "get video: Cloudflare answered 429 (10000 Slow; 971 Down)",
         "refusal": "throttled",
         "status_code": 429,
         "codes": [10000, 971],

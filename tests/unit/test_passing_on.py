@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import urllib.request
 from contextlib import nullcontext
 from email.message import Message
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import pytest
 
 from stream_downloads.adapters.function_url import unwrap
 from stream_downloads.domain.signature import verify
-from tests.support.emulator import REPOSITORY
+from tests.support.documents import block
 from tests.support.events import EXAMPLE_SECRET, EXAMPLE_TIME, signed_event
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Bytes that do not survive a parse and a serialisation: spaces, an order, a character of two bytes.
 BODY = '{"uid":  "6b9e68b07dfee8cc2d116e4c51d6a957", "b": 1.0,"a":"\u00e9"}\n'.encode()
+PAGE = "docs/webhooks.md"
 URL = "https://receive.lambda-url.us-east-1.on.aws/"
 # Calls the worker with a request, and prints the one that it sends.
 DRIVER = """
@@ -48,13 +46,6 @@ console.log(answer.status);
 """
 
 
-def shown(language: str) -> str:
-    """Return the page's only block of code in that language."""
-    page = (REPOSITORY / "docs/webhooks.md").read_text(encoding="utf-8")
-    (block,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-    return str(block)
-
-
 # The answer of WebhookUrl, 0 if it was not reached, and the owner's to Cloudflare.
 ANSWERS = [(200, 200), (403, 200), (413, 200), (429, 502), (500, 502), (0, 502)]
 
@@ -77,7 +68,7 @@ def passed_on(
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setenv("STREAM_DOWNLOADS_URL", URL)
     module: dict[str, Any] = {}
-    exec(shown("python"), module)  # noqa: S102
+    exec(block(PAGE, "python"), module)  # noqa: S102
     status = module["handler"](event, None)["statusCode"]
     (request,) = sent
     return status, request
@@ -112,7 +103,7 @@ def test_a_lambda_function_bears_a_request_without_a_signature_and_a_body(
 def test_a_worker_passes_a_request_on_unchanged(
     tmp_path: Path, answered: int, answers: int
 ) -> None:
-    (tmp_path / "worker.mjs").write_text(shown("js"), encoding="utf-8")
+    (tmp_path / "worker.mjs").write_text(block(PAGE, "js"), encoding="utf-8")
     (tmp_path / "driver.mjs").write_text(DRIVER % URL, encoding="utf-8")
     (tmp_path / "body").write_bytes(BODY)
     signature = signed_event(BODY)["headers"]["webhook-signature"]

@@ -19,20 +19,18 @@ from stream_downloads.domain.download import DownloadType
 from tests.support.events import VIDEO_UID, load_event
 
 NOW = 1_800_000_000.0
+REQUEST, DELETE, LINK = (
+    {"action": action, "video_uid": VIDEO_UID} for action in ("request", "delete", "link")
+)
 
 
 def test_the_documented_payloads_are_taken() -> None:
-    uid = VIDEO_UID
-    assert commands.command(load_event("manage_downloads_status")) == Command(
-        Action.STATUS, None, None
-    )
-    audio = (DownloadType.AUDIO,)
-    assert commands.command(
-        {"action": "delete", "video_uid": uid, "download_types": ["audio"]}
-    ) == (Command(Action.DELETE, uid, audio))
-    assert commands.command({"action": "link", "video_uid": uid}) == LinkCommand(
-        uid, DownloadType.DEFAULT, 3600, None
-    )
+    status = Command(Action.STATUS, None, None)
+    assert commands.command(load_event("manage_downloads_status")) == status
+    delete = Command(Action.DELETE, VIDEO_UID, (DownloadType.AUDIO,))
+    assert commands.command(DELETE | {"download_types": ["audio"]}) == delete
+    link = LinkCommand(VIDEO_UID, DownloadType.DEFAULT, 3600, None)
+    assert commands.command(LINK) == link
     assert commands.command(load_event("manage_downloads_check")) == CheckCommand()
     assert commands.command({"action": "retry"}) == Command(Action.RETRY, None, None)
     assert commands.registration(load_event("register_webhook")) is Registration.SUBSCRIBE
@@ -76,31 +74,22 @@ def test_the_documented_payloads_are_taken() -> None:
         ({"action": "delete", "video_uid": "../x"}, "32 characters"),
         ({"action": "delete", "video_uid": VIDEO_UID + "\n"}, "32 characters"),
         ({"action": "delete", "video_uid": 7}, "32 characters"),
-        ({"action": "request", "video_uid": VIDEO_UID, "download_types": []}, "a list such as"),
-        ({"action": "request", "video_uid": VIDEO_UID, "download_types": "audio"}, "a list such"),
-        (
-            {"action": "request", "video_uid": VIDEO_UID, "download_types": ["mp3"]},
-            "'mp3' is no download type: there are default and audio",
-        ),
-        (
-            {"action": "request", "video_uid": VIDEO_UID, "download_types": [[]]},
-            "default and audio",
-        ),
+        (REQUEST | {"download_types": []}, "a list such as"),
+        (REQUEST | {"download_types": "audio"}, "a list such"),
+        (REQUEST | {"download_types": ["mp3"]}, "'mp3' is no download type: there are default and"),
+        (REQUEST | {"download_types": [[]]}, "default and audio"),
         ({"action": "retry", "download_types": ["audio"]}, "needs a video_uid"),
-        ({"action": "delete", "video_uid": VIDEO_UID, "expires_in": 5}, "takes no 'expires_in'"),
-        ({"action": "link", "video_uid": VIDEO_UID, "download_type": "mp3"}, "default and audio"),
-        (
-            {"action": "link", "video_uid": VIDEO_UID, "download_type": ["audio"]},
-            "download_type has to be one text",
-        ),
-        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 0}, "whole seconds"),
-        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 86_401}, "whole seconds"),
-        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": True}, "whole seconds"),
-        ({"action": "link", "video_uid": VIDEO_UID, "expires_in": 60.0}, "whole seconds"),
-        ({"action": "link", "video_uid": VIDEO_UID, "filename": "a b"}, "120 characters"),
-        ({"action": "link", "video_uid": VIDEO_UID, "filename": "a" * 121}, "120 characters"),
-        ({"action": "link", "video_uid": VIDEO_UID, "filename": "a\n"}, "120 characters"),
-        ({"action": "link", "video_uid": VIDEO_UID, "filename": ""}, "120 characters"),
+        (DELETE | {"expires_in": 5}, "takes no 'expires_in'"),
+        (LINK | {"download_type": "mp3"}, "default and audio"),
+        (LINK | {"download_type": ["audio"]}, "download_type has to be one text"),
+        (LINK | {"expires_in": 0}, "whole seconds"),
+        (LINK | {"expires_in": 86_401}, "whole seconds"),
+        (LINK | {"expires_in": True}, "whole seconds"),
+        (LINK | {"expires_in": 60.0}, "whole seconds"),
+        (LINK | {"filename": "a b"}, "120 characters"),
+        (LINK | {"filename": "a" * 121}, "120 characters"),
+        (LINK | {"filename": "a\n"}, "120 characters"),
+        (LINK | {"filename": ""}, "120 characters"),
     ],
 )
 def test_a_bad_command_is_refused_with_what_is_wrong(event: Any, said: str) -> None:

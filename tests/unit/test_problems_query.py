@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.support.template import template
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Runs a handler as Lambda's runtime does, with one invocation.
 RUNTIME: Final = """

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.support.documents import block
+from tests.support.documents import SHELLS, block
 
-SHELLS: Final = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]
 # Answers as AWS CLI 2 does, with the metadata on standard output and the payload in the file.
 AWS: Final = """#!/bin/sh
 case "$1 $2" in

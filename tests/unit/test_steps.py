@@ -274,7 +274,7 @@ def test_a_refusal_without_a_reason_gets_our_own(world: World, uid: str) -> None
         raise Refused("create download", 422, RefusalKind.REJECTED)
 
     answer_creates(world, refuse)
-    before = Trouble(TroubleKind.REFUSED, NOW - DAY, REFUSALS_AT_LEAST, NOT_FOUND)
+    before = Trouble(TroubleKind.REFUSED, NOW - DAY, 19, NOT_FOUND)
     row = kept(world, requested(uid, work=Work(Step.CREATE, NOW, 20, before)))
     row = performed(world, row)
     assert row.error_code == ErrorCode.REFUSED

@@ -6,15 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from stream_downloads.adapters.stream_api import (
-    CloudflareError,
-    NotReached,
-    RefusalKind,
-    Refused,
-    StreamClient,
-)
-from tests.simulator import BASE_URL, Fault, InProcessPool, StreamSimulator
-from tests.support.clock import VirtualClock
+from stream_downloads.adapters.stream_api import CloudflareError, RefusalKind
+from tests.simulator import Fault
+from tests.support.world import World
 
 
 class Outcome(NamedTuple):
@@ -82,32 +76,12 @@ ODD = {
     Fault.PERCENT_NAN: ("inprogress", None, URL),
     Fault.URL_MISSING: ("inprogress", 0, None),
     Fault.URL_FOREIGN: ("inprogress", 0, "https://elsewhere.example/{uid}/downloads/default.mp4"),
-    Fault.URL_LOOKALIKE: (
-        "inprogress",
-        0,
-        "https://evilcloudflarestream.com/{uid}/downloads/default.mp4",
-    ),
+    Fault.URL_LOOKALIKE: ("inprogress", 0, URL.replace("customer-m033z5x00ks6nunl.", "evil")),
     Fault.URL_HTTP: ("inprogress", 0, URL.replace("https", "http")),
     Fault.URL_PORT: ("inprogress", 0, URL.replace(".com", ".com:8443")),
     Fault.URL_USERINFO: ("inprogress", 0, URL.replace("//", "//you@")),
     Fault.URL_OTHER_UID: ("inprogress", 0, URL.format(uid="0" * 32)),
 }
-
-
-@pytest.fixture
-def client(simulator: StreamSimulator, clock: VirtualClock) -> StreamClient:
-    return StreamClient(
-        simulator.settings.account_id,
-        base_url=BASE_URL,
-        authorization=lambda: {"Authorization": f"Bearer {simulator.settings.api_token}"},
-        pool=InProcessPool(simulator, sleep=clock.sleep),
-        monotonic=clock,
-    )
-
-
-def kind_of(error: CloudflareError) -> RefusalKind | None:
-    """Return the kind of a refusal; None if no answer came."""
-    return error.kind if isinstance(error, Refused) else None
 
 
 def test_every_fault_has_its_line_here() -> None:
@@ -117,69 +91,44 @@ def test_every_fault_has_its_line_here() -> None:
 
 @pytest.mark.parametrize(("fault", "outcome"), FAILING.items())
 def test_a_create_that_meets_a_fault_tells_whether_it_may_have_happened(
-    simulator: StreamSimulator,
-    client: StreamClient,
-    clock: VirtualClock,
-    fault: Fault,
-    outcome: Outcome,
+    fault: Fault, outcome: Outcome
 ) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(fault)
-    began = clock.now
+    world = World()
+    uid = world.simulator.upload()
+    world.simulator.faults.script(fault)
+    began = world.clock()
     with pytest.raises(CloudflareError) as caught:
-        client.create_download(uid, None, seconds=5)
-    assert kind_of(caught.value) is outcome.kind
+        world.service.gateway.stream.create_download(uid, None, seconds=5)
+    assert getattr(caught.value, "kind", None) is outcome.kind
     assert caught.value.ambiguous is outcome.ambiguous
     assert getattr(caught.value, "retry_after", None) == outcome.retry_after
-    assert bool(simulator.videos[uid].downloads) is outcome.done
-    assert simulator.settings.api_token not in str(caught.value)
-    assert clock.now - began <= 5.5
+    assert bool(world.simulator.videos[uid].downloads) is outcome.done
+    assert world.simulator.settings.api_token not in str(caught.value)
+    assert world.clock() - began <= 5.5
 
 
 @pytest.mark.parametrize(
     "fault", [fault for fault in FAILING if fault is not Fault.RESULT_NULL], ids=str
 )
-def test_a_list_that_meets_a_fault_is_never_taken_for_an_answer(
-    simulator: StreamSimulator, client: StreamClient, fault: Fault
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(fault)
+def test_a_list_that_meets_a_fault_is_never_taken_for_an_answer(fault: Fault) -> None:
+    world = World()
+    uid = world.simulator.upload()
+    world.simulator.faults.script(fault)
     with pytest.raises(CloudflareError) as caught:
-        client.list_downloads(uid, seconds=5)
-    assert kind_of(caught.value) is FAILING[fault].kind
+        world.service.gateway.stream.list_downloads(uid, seconds=5)
+    assert getattr(caught.value, "kind", None) is FAILING[fault].kind
 
 
 @pytest.mark.parametrize(("fault", "said"), ODD.items())
 def test_what_is_odd_about_a_download_is_passed_on_or_left_open(
-    simulator: StreamSimulator,
-    client: StreamClient,
-    fault: Fault,
-    said: tuple[str, float | None, str | None],
+    fault: Fault, said: tuple[str, float | None, str | None]
 ) -> None:
-    uid = simulator.upload()
-    client.create_download(uid, None, seconds=5)
-    simulator.faults.script(fault)
-    state = client.list_downloads(uid, seconds=5)["default"]
+    world = World()
+    stream, uid = world.service.gateway.stream, world.simulator.upload()
+    stream.create_download(uid, None, seconds=5)
+    world.simulator.faults.script(fault)
+    state = stream.list_downloads(uid, seconds=5)["default"]
     status, percent, url = said
     assert state.status == status
     assert state.percent_complete == percent
     assert state.url == (url and url.format(uid=uid))
-
-
-def test_after_a_fault_the_next_call_succeeds(
-    simulator: StreamSimulator, client: StreamClient
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(Fault.SLOW_BODY)
-    with pytest.raises(Refused):
-        client.create_download(uid, None, seconds=5)
-    assert client.list_downloads(uid, seconds=5).keys() == {"default"}
-
-
-def test_a_create_that_could_not_connect_is_safe_to_repeat(
-    simulator: StreamSimulator, client: StreamClient
-) -> None:
-    simulator.faults.script(Fault.CANNOT_CONNECT)
-    with pytest.raises(NotReached) as caught:
-        client.create_download(simulator.upload(), None, seconds=5)
-    assert not caught.value.ambiguous

@@ -9,48 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support.emulator import REPOSITORY
-from tests.support.template import template
+from tests.support.template import resources, template
 
-# The names that scripts use.
-PARAMETERS = {
-    "CloudflareAccountId": None,
-    "CloudflareSecretArn": None,
-    "DownloadTypes": "default",
-    "CloudflareRequestLimit": 600,
-    "CloudflareApiBaseUrl": "https://api.cloudflare.com/client/v4",
-    "PollWindowSeconds": 55,
-    "ReconcileMinutes": 60,
-    "VideoEvents": "false",
-    "ReconcileLookbackHours": 48,
-    "RetentionDays": 0,
-    "AlarmTopicArn": "",
-    "CloudflareSecretKmsKeyArn": "",
-    "Tracing": "PassThrough",
-}
-OUTPUTS = {
-    "WebhookUrl",
-    "WebhookSecretArn",
-    "DownloadsTableName",
-    "DownloadsTableArn",
-    "DownloadsReadPolicyArn",
-    "EventBusName",
-    "DashboardUrl",
-    "ReceiveWebhookFunctionName",
-    "PollDownloadsFunctionName",
-    "ReconcileLibraryFunctionName",
-    "ManageDownloadsFunctionName",
-    "RegisterWebhookFunctionName",
-}
 # What CloudFormation takes as a version's description.
 LONGEST_DESCRIPTION = 256
-
-
-def resources(kind: str) -> dict[str, dict[str, Any]]:
-    return {
-        name: resource["Properties"]
-        for name, resource in template()["Resources"].items()
-        if resource["Type"] == kind
-    }
 
 
 def allowed_to(function: str) -> list[dict[str, Any]]:
@@ -61,15 +23,7 @@ def allowed_to(function: str) -> list[dict[str, Any]]:
 
 FUNCTIONS = resources("AWS::Serverless::Function")
 ALARMS = resources("AWS::CloudWatch::Alarm")
-
-
-@pytest.mark.parametrize(("name", "default"), PARAMETERS.items())
-def test_a_parameter_has_its_name_and_default(name: str, default: object) -> None:
-    assert template()["Parameters"][name].get("Default") == default
-
-
-def test_every_output_has_its_name() -> None:
-    assert template()["Outputs"].keys() == OUTPUTS
+DASHBOARD = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
 
 
 @pytest.mark.parametrize("name", template()["Parameters"])
@@ -86,13 +40,11 @@ def test_the_console_groups_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_has_a_folder_a_log_and_a_role_of_its_own(name: str) -> None:
+def test_a_function_has_a_folder_and_a_role_of_its_own(name: str) -> None:
     function, word = FUNCTIONS[name], name.removesuffix("Function")
     folder = re.sub("(?<=[a-z])(?=[A-Z])", "_", word).lower()
     assert function["CodeUri"] == f"functions/{folder}/"
     assert (REPOSITORY / function["CodeUri"] / "app.py").is_file()
-    assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{word}LogGroup"}}
-    assert resources("AWS::Logs::LogGroup")[f"{word}LogGroup"] == {"RetentionInDays": 30}
     assert "Role" not in function
     for statement in allowed_to(name):
         assert isinstance(statement["Action"], str)
@@ -204,11 +156,9 @@ def test_consumers_may_read_and_nothing_else() -> None:
 
 
 def test_the_dashboard_shows_every_alarm() -> None:
-    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
-    assert set(re.findall(r"\$\{(\w+)\.Arn\}", body)) == ALARMS.keys()
+    assert set(re.findall(r"\$\{(\w+)\.Arn\}", DASHBOARD)) == ALARMS.keys()
 
 
 def test_the_dashboard_is_json() -> None:
-    body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
-    widgets = json.loads(re.sub(r"\$\{[\w:.]+\}", "x", body))["widgets"]
+    widgets = json.loads(re.sub(r"\$\{[\w:.]+\}", "x", DASHBOARD))["widgets"]
     assert [widget["x"] for widget in widgets[1:]] == [0, 6, 12, 18]

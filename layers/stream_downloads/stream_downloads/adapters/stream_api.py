@@ -307,10 +307,6 @@ class StreamClient:
             "PUT", "/stream/webhook", "put webhook", _subscription, body=body, seconds=seconds
         )
 
-    def delete_webhook(self, *, seconds: float) -> None:
-        """Remove the account's webhook subscription."""
-        self._call("DELETE", "/stream/webhook", "delete webhook", _anything, seconds=seconds)
-
     def _call(
         self,
         method: str,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
-import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-import pytest_socket
 import urllib3
 
 from stream_downloads.adapters import http
@@ -22,42 +25,41 @@ from stream_downloads.adapters.stream_api import (
     StreamClient,
 )
 from stream_downloads.domain.download import DownloadType
-from stream_downloads.domain.request_budget import RateLimit
 from tests.simulator import Fault, SimulatorServer, StreamSimulator, download_url
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-
-@pytest.fixture(autouse=True)
-def aws() -> None:
-    """Allow loopback alone; no test here needs AWS."""
-    pytest_socket.socket_allow_hosts(["127.0.0.1"])
-
-
-@pytest.fixture
-def server() -> Iterator[SimulatorServer]:
-    with SimulatorServer(drip_seconds=0.05) as server:
-        yield server
-
-
-@pytest.fixture
-def simulator(server: SimulatorServer) -> StreamSimulator:
-    return server.simulator
 
 
 def connect(
-    server: SimulatorServer, pool: urllib3.PoolManager | None = None, **options: object
+    server: SimulatorServer, pool: urllib3.PoolManager | None = None, **options: Any
 ) -> StreamClient:
     settings = server.simulator.settings
+    options = {"base_url": server.base_url} | options
+    authorization = {"Authorization": f"Bearer {settings.api_token}"}
     return StreamClient(
-        settings.account_id,
-        base_url=server.base_url,
-        authorization=lambda: {"Authorization": f"Bearer {settings.api_token}"},
-        pool=pool,
-        **options,  # type: ignore[arg-type]
+        settings.account_id, authorization=lambda: authorization, pool=pool, **options
     )
+
+
+@dataclass(frozen=True)
+class Cloudflare:
+    """The simulator with one video, and a client of it."""
+
+    server: SimulatorServer
+    client: StreamClient
+    uid: str
+
+    def script(self, *faults: Fault) -> None:
+        self.server.simulator.faults.script(*faults)
+
+    def create(self, seconds: float = 5.0) -> Mapping[str, DownloadState]:
+        return self.client.create_download(self.uid, None, seconds=seconds)
+
+    def list(self) -> Mapping[str, DownloadState]:
+        return self.client.list_downloads(self.uid, seconds=5)
+
+
+@pytest.fixture
+def cloudflare(server: SimulatorServer) -> Cloudflare:
+    return Cloudflare(server, connect(server), server.simulator.upload())
 
 
 @pytest.fixture
@@ -65,10 +67,12 @@ def client(server: SimulatorServer) -> StreamClient:
     return connect(server)
 
 
-def elapsed(call: Callable[[], object]) -> float:
+@contextmanager
+def lasts(at_least: float, below: float) -> Iterator[None]:
+    """Check how many seconds the block takes."""
     began = time.monotonic()
-    call()
-    return time.monotonic() - began
+    yield
+    assert at_least <= time.monotonic() - began < below
 
 
 # The way of a download
@@ -92,94 +96,47 @@ def test_a_download_is_created_followed_and_deleted(
     assert client.list_downloads(uid, seconds=5) == {}
 
 
-def test_the_other_calls_work_too(client: StreamClient, simulator: StreamSimulator) -> None:
-    uid = simulator.upload(name="a clip.mp4", private=True, duration_seconds=12.5)
-    assert client.get_video(uid, seconds=5).duration_seconds == 12.5
-    (video,) = client.list_videos(start="2020-01-01T00:00:00Z", seconds=5).videos
-    assert video.uid == uid
-    assert video.name == "a clip.mp4"
-    assert video.requires_signed_url
-    assert client.create_token(uid, expires_at=int(time.time()) + 60, seconds=5)
-    assert client.get_webhook(seconds=5) is None
-    subscription = client.put_webhook("https://a.example/", seconds=5)
-    assert client.get_webhook(seconds=5) == subscription
-    client.delete_webhook(seconds=5)
-    assert client.get_webhook(seconds=5) is None
-
-
-def test_an_email_and_a_key_are_let_in(server: SimulatorServer) -> None:
-    settings = server.simulator.settings
-    client = StreamClient(
-        settings.account_id,
-        base_url=server.base_url,
-        authorization=lambda: {
-            "X-Auth-Email": settings.api_email,
-            "X-Auth-Key": settings.api_key,
-        },
-    )
-    assert client.list_videos(seconds=5).videos == []
-
-
-def test_the_rate_limit_is_heard_of(server: SimulatorServer) -> None:
-    heard: list[RateLimit] = []
-    connect(server, on_rate_limit=heard.append).list_videos(seconds=5)
-    assert heard == [RateLimit(1199, 300.0)]
-
-
 # Connections
 
 
-def test_one_connection_serves_many_calls_even_after_refusals(
-    server: SimulatorServer, simulator: StreamSimulator
-) -> None:
-    client = connect(server)
-    uid = simulator.upload()
-    simulator.faults.script(Fault.NOT_FOUND, Fault.UNAVAILABLE_HTML, Fault.REDIRECT)
+def test_one_connection_serves_many_calls_even_after_refusals(cloudflare: Cloudflare) -> None:
+    cloudflare.script(Fault.NOT_FOUND, Fault.UNAVAILABLE_HTML, Fault.REDIRECT)
     for _ in range(3):
         with pytest.raises(Refused):
-            client.list_downloads(uid, seconds=5)
-    client.list_downloads(uid, seconds=5)
-    assert server.connections == 1
+            cloudflare.list()
+    cloudflare.list()
+    assert cloudflare.server.connections == 1
 
 
 def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(
-    server: SimulatorServer, simulator: StreamSimulator
+    cloudflare: Cloudflare,
 ) -> None:
-    client = connect(server)
-    uid = simulator.upload()
-    simulator.faults.script(Fault.HUGE_BODY)
+    cloudflare.script(Fault.HUGE_BODY)
     with pytest.raises(Refused, match="longer than 1048576 bytes"):
-        client.list_downloads(uid, seconds=5)
-    assert client.list_downloads(uid, seconds=5) == {}
-    assert server.connections == 2
+        cloudflare.list()
+    assert cloudflare.list() == {}
+    assert cloudflare.server.connections == 2
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    server: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+    cloudflare: Cloudflare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = connect(server)
-    client.list_videos(seconds=5)
+    cloudflare.list()
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 61)
-    client.list_videos(seconds=5)
-    assert server.connections == 2
+    cloudflare.list()
+    assert cloudflare.server.connections == 2
 
 
 def test_several_threads_share_one_client(client: StreamClient, simulator: StreamSimulator) -> None:
     uids = [simulator.upload() for _ in range(8)]
-    found: dict[str, str | None] = {}
 
-    def work(uid: str) -> None:
-        for _ in range(10):
-            state = client.create_download(uid, None, seconds=10)["default"]
-            found[uid] = state.url
+    def url_of(uid: str) -> str | None:
+        return client.create_download(uid, None, seconds=10)["default"].url
 
-    threads = [threading.Thread(target=work, args=(uid,)) for uid in uids]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == {uid: download_url(uid, "default") for uid in uids}
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(url_of, uids * 10))
+    assert found == [download_url(uid, "default") for uid in uids] * 10
     assert simulator.counts()["create download"] == 80
 
 
@@ -187,70 +144,47 @@ def test_several_threads_share_one_client(client: StreamClient, simulator: Strea
 
 
 @pytest.mark.parametrize("fault", [Fault.SLOW_BODY, Fault.SLOW_HEAD, Fault.HANG_AFTER], ids=str)
-def test_no_slowness_outlives_the_deadline(
-    client: StreamClient, simulator: StreamSimulator, fault: Fault
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(fault)
-
-    def create() -> None:
-        with pytest.raises((NotReached, Refused)) as caught:
-            client.create_download(uid, None, seconds=0.4)
-        assert caught.value.ambiguous
-
-    assert 0.35 <= elapsed(create) < 0.8
+def test_no_slowness_outlives_the_deadline(cloudflare: Cloudflare, fault: Fault) -> None:
+    cloudflare.script(fault)
+    with lasts(0.35, 0.8), pytest.raises((NotReached, Refused)) as caught:
+        cloudflare.create(seconds=0.4)
+    assert caught.value.ambiguous
 
 
 def test_a_drip_cannot_outlive_the_deadline_of_an_ordinary_pool_either(
-    server: SimulatorServer, simulator: StreamSimulator
+    cloudflare: Cloudflare,
 ) -> None:
-    client = connect(server, urllib3.PoolManager())
-    uid = simulator.upload()
-    simulator.faults.script(Fault.SLOW_BODY)
-
-    def create() -> None:
-        with pytest.raises(Refused, match="did not end in time") as caught:
-            client.create_download(uid, None, seconds=0.4)
-        assert caught.value.kind is RefusalKind.UNUSABLE
-
-    assert 0.35 <= elapsed(create) < 0.8
+    server = cloudflare.server
+    ordinary = replace(cloudflare, client=connect(server, urllib3.PoolManager()))
+    cloudflare.script(Fault.SLOW_BODY)
+    with lasts(0.35, 0.8), pytest.raises(Refused, match="did not end in time") as caught:
+        ordinary.create(seconds=0.4)
+    assert caught.value.kind is RefusalKind.UNUSABLE
     # The connection, with half an answer in it, is not used again.
-    assert client.list_downloads(uid, seconds=5).keys() == {"default"}
+    assert ordinary.list().keys() == {"default"}
 
 
-def test_the_last_wait_for_an_answer_is_no_longer_than_what_is_left(
-    server: SimulatorServer, client: StreamClient, simulator: StreamSimulator
-) -> None:
-    uid = simulator.upload()
-    server.drip_seconds = 0.5
-    simulator.faults.script(Fault.SLOW_HEAD)
-
-    def create() -> None:
-        with pytest.raises(NotReached):
-            client.create_download(uid, None, seconds=0.6)
-
-    assert 0.55 <= elapsed(create) < 0.9
+def test_the_last_wait_for_an_answer_is_no_longer_than_what_is_left(cloudflare: Cloudflare) -> None:
+    cloudflare.server.drip_seconds = 0.5
+    cloudflare.script(Fault.SLOW_HEAD)
+    with lasts(0.55, 0.9), pytest.raises(NotReached):
+        cloudflare.create(seconds=0.6)
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_BEFORE, Fault.RESET_AFTER], ids=str)
-def test_a_reset_leaves_open_whether_it_happened(
-    client: StreamClient, simulator: StreamSimulator, fault: Fault
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(fault)
+def test_a_reset_leaves_open_whether_it_happened(cloudflare: Cloudflare, fault: Fault) -> None:
+    cloudflare.script(fault)
     with pytest.raises(NotReached) as caught:
-        client.create_download(uid, None, seconds=5)
+        cloudflare.create()
     assert caught.value.ambiguous
-    assert bool(simulator.videos[uid].downloads) is (fault is Fault.RESET_AFTER)
+    video = cloudflare.server.simulator.videos[cloudflare.uid]
+    assert bool(video.downloads) is (fault is Fault.RESET_AFTER)
 
 
-def test_a_body_that_is_cut_off_is_no_answer(
-    client: StreamClient, simulator: StreamSimulator
-) -> None:
-    uid = simulator.upload()
-    simulator.faults.script(Fault.CUT_OFF)
+def test_a_body_that_is_cut_off_is_no_answer(cloudflare: Cloudflare) -> None:
+    cloudflare.script(Fault.CUT_OFF)
     with pytest.raises(Refused, match="broke off"):
-        client.list_downloads(uid, seconds=5)
+        cloudflare.list()
 
 
 # Before anything is sent
@@ -278,9 +212,7 @@ def test_a_closed_port_is_reported_as_not_sent(listener: socket.socket) -> None:
     assert not unreached(f"http://127.0.0.1:{port}").ambiguous
 
 
-def test_a_host_without_an_address_is_reported_as_not_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_host_without_an_address_is_reported_as_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_address(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -335,10 +267,8 @@ def test_the_next_address_is_tried_if_one_fails(
 def test_a_host_that_never_answers_the_handshake_is_reported_as_not_sent(
     listener: socket.socket,
 ) -> None:
-    def attempt() -> None:
+    with lasts(0.35, 0.8):
         assert not unreached(f"https://127.0.0.1:{listener.getsockname()[1]}", 0.4).ambiguous
-
-    assert 0.35 <= elapsed(attempt) < 0.8
 
 
 @pytest.fixture
@@ -370,16 +300,10 @@ def secure(server: SimulatorServer, certificate: Path) -> SimulatorServer:
 
 
 def secure_client(server: SimulatorServer) -> StreamClient:
-    return StreamClient(
-        server.simulator.settings.account_id,
-        base_url=server.base_url.replace("http:", "https:"),
-        authorization=lambda: {"Authorization": f"Bearer {server.simulator.settings.api_token}"},
-    )
+    return connect(server, base_url=server.base_url.replace("http:", "https:"))
 
 
-def test_a_self_signed_certificate_is_reported_as_not_sent(
-    secure: SimulatorServer,
-) -> None:
+def test_a_self_signed_certificate_is_reported_as_not_sent(secure: SimulatorServer) -> None:
     with pytest.raises(NotReached, match="CERTIFICATE_VERIFY_FAILED") as caught:
         secure_client(secure).list_videos(seconds=5)
     assert not caught.value.ambiguous
@@ -395,12 +319,8 @@ def test_tls_holds_the_deadline_too(
     uid = secure.simulator.upload()
     assert client.list_downloads(uid, seconds=5) == {}
     secure.simulator.faults.script(Fault.SLOW_HEAD)
-
-    def create() -> None:
-        with pytest.raises(NotReached):
-            client.create_download(uid, None, seconds=0.4)
-
-    assert 0.35 <= elapsed(create) < 0.8
+    with lasts(0.35, 0.8), pytest.raises(NotReached):
+        client.create_download(uid, None, seconds=0.4)
 
 
 def test_certificates_are_checked_by_default() -> None:
