@@ -8,19 +8,22 @@ Of each module so many changes are drawn, by a seed that is printed and can be g
 
 The unchanged tests run first: all must pass, and each tells its time and the lines that it reaches.
 Then the process forks for every mutant: the child changes the loaded code, and runs the tests that
-reach the changed line, quick ones first, until one fails. Nothing is written to disk. With a mutant
-no test runs that took over half a second.
+reach the changed line until one fails: first the quick ones, and those that caught others of the
+module. Nothing is written to disk. With a mutant as many of its tests run as took 15 seconds
+unchanged, the quickest ones. A surviving change of a number that is a constant of its module is
+marked as a tuning constant: it counts like any other.
 
-A test that needs ten times its usual time of the processor has failed. A change that cannot be
-applied, or that makes a test wait for ever, is not caught: both are listed like a survivor. Ends
-with 1 if too many mutants of a module are not caught, or one broken build (`tests.faults.breaks`).
+A test that needs ten times its usual time of the processor has failed. A change with which a module
+cannot be imported fails every test. One that cannot be applied, or that makes a test wait for ever,
+is not caught: both are listed like a survivor. Ends with 1 if too many mutants of a module are not
+caught, or one broken build (`tests.faults.breaks`).
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import gc
+import mmap
 import os
 import random
 import signal
@@ -28,6 +31,8 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,8 +41,17 @@ import hypothesis
 import pytest
 from _pytest.runner import runtestprotocol
 
+import tests.conftest  # noqa: F401 - sets the environment, which the modules below read
 from tests.faults.breaks import BREAKS
-from tests.faults.mutations import PACKAGE, Mutant, functions_of, module_of, mutants_of
+from tests.faults.mutations import (
+    FILES,
+    PACKAGE,
+    CannotBeImported,
+    Mutant,
+    functions_of,
+    module_of,
+    mutants_of,
+)
 
 # The part of a module's mutants that may survive: equivalent ones, and constants that tune.
 BOUNDS: Final = {
@@ -60,6 +74,7 @@ TESTS: Final = (
     "tests/integration/test_reconcile_library.py",
     "tests/integration/test_without_webhooks.py",
     "tests/integration/test_meta_downloads.py",
+    "tests/integration/test_metrics.py",
     # Slow, or about something else.
     *(
         f"--ignore-glob=*/test_{name}.py"
@@ -69,8 +84,8 @@ TESTS: Final = (
 )
 
 
-# Of the processor: a slower test is not run with the mutants, of which each survivor runs them all.
-QUICK_SECONDS: Final = 0.5
+# Of the processor: what the tests of one mutant may take, all of which run if it survives.
+SECONDS_FOR_EACH: Final = 15.0
 
 
 class Attempt(NamedTuple):
@@ -80,6 +95,7 @@ class Attempt(NamedTuple):
     description: str
     apply: Callable[[], None]
     tests: Sequence[pytest.Item]
+    note: str = ""
 
 
 class Mutants:
@@ -101,13 +117,14 @@ class Mutants:
         self.at_once = at_once
         self.seconds: dict[str, float] = {}
         self.tests_of: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.catches: Counter[tuple[str, str]] = Counter()  # by module and test
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of pytest's own loop."""
         began = time.monotonic()
         faults = [item for item in session.items if item.nodeid.startswith("tests/faults")]
-        others = [item for item in session.items if item not in faults] if self.files else []
-        self.run_unchanged(others)
+        others = [item for item in session.items if item not in faults and not shares_fixture(item)]
+        self.run_unchanged(others if self.files else [])
         prefixes = tuple(test for one in self.breaks for test in one.tests)
         for item in session.items:
             if item.nodeid.startswith(prefixes) and item.nodeid not in self.seconds:
@@ -134,7 +151,7 @@ class Mutants:
 
     def run_unchanged(self, items: Sequence[pytest.Item]) -> None:
         """Run the tests once, and keep which lines each of them reaches."""
-        paths = {str((PACKAGE / file).resolve()): file for file in self.files}
+        paths = {str(path.resolve()): str(path.relative_to(PACKAGE)) for path in FILES}
         measure = coverage.Coverage(data_file=None, include=list(paths), config_file=False)
         for item in items:
             measure.start()
@@ -158,41 +175,39 @@ class Mutants:
         return sorted(items, key=lambda item: self.seconds[item.nodeid])
 
     def attempt(self, mutant: Mutant, items: Sequence[pytest.Item]) -> Attempt:
-        """Pair a mutant with the tests that reach it; a constant's are those of the module."""
-        lines = mutant.lines()
-        in_function = any(
-            isinstance(one, ast.FunctionDef) and one.lineno < lines[0] <= (one.end_lineno or 0)
-            for one in ast.walk(mutant.tree)
-        )
-        reached = {
-            test
-            for (file, line), tests in self.tests_of.items()
-            if file == mutant.file and (line in lines or not in_function)
-            for test in tests
-        }
-        quick = [item for item in items if self.seconds[item.nodeid] < QUICK_SECONDS]
-        tests = self.quick_first([item for item in quick if item.nodeid in reached])
-        return Attempt(mutant.file, f"{mutant.place}\n    {mutant.diff()}", mutant.apply, tests)
+        """Pair a mutant with the tests that reach it, or a function that uses the constant."""
+        reached = {test for line in mutant.reached_by() for test in self.tests_of.get(line, ())}
+        tests = self.quick_first([item for item in items if item.nodeid in reached])
+        spent = accumulate(self.seconds[item.nodeid] for item in tests)
+        tests = [item for item, by in zip(tests, spent, strict=True) if by < SECONDS_FOR_EACH]
+        note = " (tuning constant)" if mutant.is_tuning else ""
+        description = f"{mutant.place}\n    {mutant.diff()}"
+        return Attempt(mutant.file, description, mutant.apply, tests, note)
 
     def run(self, attempts: Sequence[Attempt]) -> dict[int, str]:
         """Try each; return the numbers of those that no test caught, and the reasons."""
         running: dict[int, int] = {}
         uncaught: dict[int, str] = {}
+        # The children write here which test caught the change.
+        caught_by = memoryview(mmap.mmap(-1, 4 * len(attempts))).cast("i")
         for number in range(len(attempts) + self.at_once):
             if number < len(attempts):
                 if (child := os.fork()) == 0:
-                    self.be(attempts[number])
+                    self.be(attempts[number], caught_by[number:])
                 running[child] = number
             if running and (number >= len(attempts) or len(running) >= self.at_once):
                 child, status = os.wait()
+                one = running.pop(child)
+                attempt = attempts[one]
                 if reason := uncaught_because(os.waitstatus_to_exitcode(status)):
-                    uncaught[running[child]] = reason
-                del running[child]
+                    uncaught[one] = reason + attempt.note
+                elif attempt.tests:
+                    self.catches[attempt.module, attempt.tests[caught_by[one]].nodeid] += 1
             if number % 50 == 49:
                 print(f"{number + 1} of {len(attempts)}, {len(uncaught)} not caught", flush=True)
         return uncaught
 
-    def be(self, attempt: Attempt) -> None:
+    def be(self, attempt: Attempt, caught_by: memoryview[int]) -> None:
         """End this process with `SURVIVED`, `CAUGHT` or `FAILED`; a signal ends what takes long."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -200,18 +215,32 @@ class Mutants:
         status = FAILED
         try:
             attempt.apply()
-            for item in attempt.tests:
+            for number, item in sorted(enumerate(attempt.tests), key=partial(self.cost, attempt)):
+                caught_by[0] = number
                 limit = 2 + 10 * self.seconds[item.nodeid]
                 signal.setitimer(signal.ITIMER_VIRTUAL, limit)  # of the processor
                 signal.setitimer(signal.ITIMER_REAL, 60 + 10 * limit)
                 if is_failed(item):
                     os._exit(CAUGHT)
             status = SURVIVED
+        except CannotBeImported:
+            status = CAUGHT
         finally:
             os._exit(status)
 
+    def cost(self, attempt: Attempt, test: tuple[int, pytest.Item]) -> float:
+        """Return the time of a test for each mutant of the module that it has caught, and one."""
+        name = test[1].nodeid
+        return self.seconds[name] / (1 + self.catches[attempt.module, name])
+
 
 SURVIVED, CAUGHT, FAILED = range(3)
+
+
+def shares_fixture(item: pytest.Item) -> bool:
+    """Return True for a test of a fixture that a module makes once: a child would make it again."""
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - not public
+    return any(one[-1].scope == "module" for one in fixtures)
 
 
 def is_failed(item: pytest.Item) -> bool:
@@ -251,15 +280,21 @@ def main() -> int:
     """Run what was asked for; 1 if too much survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-j", type=int, default=2, dest="at_once", help="processes at once")
-    parser.add_argument("--most", type=int, default=40, help="changes of each module; 0: all")
+    parser.add_argument("--most", type=int, default=80, help="changes of each module; 0: all")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("-t", nargs="+", dest="tests", help="the tests; the quick ones otherwise")
     parser.add_argument("modules", nargs="*", help="transitions, steps, ..., breaks")
     arguments = parser.parse_args()
     os.environ["COVERAGE_CORE"] = "ctrace"  # the one that knows which test is running
-    # The same examples each time, no file of former ones, and no search for the simplest.
-    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-    hypothesis.settings.register_profile("mutants", derandomize=True, database=None, phases=phases)
+    # The same examples each time, however slow; no file of former ones, no search for the simplest.
+    hypothesis.settings.register_profile(
+        "mutants",
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
     hypothesis.settings.load_profile("mutants")
     faults = sorted({test.partition("::")[0] for one in BREAKS for test in one.tests})
     chosen = arguments.tests or (faults if arguments.modules == ["breaks"] else [*TESTS, *faults])

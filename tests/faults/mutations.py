@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from tests.faults.breaks import replace_everywhere
 
 PACKAGE: Final = Path("layers/stream_downloads/stream_downloads")
+FILES: Final = sorted(PACKAGE.glob("*/*.py"))
 SWAPS: Final[dict[type[ast.AST], type[ast.AST]]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -42,11 +44,19 @@ SWAPS: Final[dict[type[ast.AST], type[ast.AST]]] = {
 NAMES: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
 CONDITIONS: Final = ("test", "guard", "if")
 OPERATORS: Final = (ast.Compare, ast.BoolOp, ast.UnaryOp)  # what has changes of its own
-# No changes are made to log lines, metrics, what is raised, texts (with a space in them),
-# docstrings, annotations and decorators: no behaviour. Nor to what a class body says (fields,
-# enumerations, protocols): those are the fixed names of docs/reference.md, checked by mypy.
-LEFT_OUT: Final = re.compile(r"logger\.|record\(|cast\(|if TYPE_CHECKING|raise |import |from ")
+# No changes are made to log lines and their `details`, metrics, what is raised, texts (with a space
+# in them), docstrings, annotations, names of types and decorators: no behaviour. Nor to what a
+# class body says (fields, enumerations, protocols): those are the fixed names of
+# docs/reference.md, checked by mypy. Nor to `strict` of a zip, which states that lists are alike.
+LEFT_OUT: Final = re.compile(
+    r"logger\.|details\b.* = \{|record\(|cast\(|if TYPE_CHECKING|raise |import |from "
+    r"|[A-Z][a-z]\w+ = \w+\["
+)
 UNREAD: Final = ("annotation", "returns", "decorator_list", "type_params")
+
+
+class CannotBeImported(Exception):
+    """A changed module cannot be imported: no test that uses it would pass."""
 
 
 class Mutant(NamedTuple):
@@ -64,11 +74,32 @@ class Mutant(NamedTuple):
         """Return the file and the line."""
         return f"{PACKAGE / self.file}:{getattr(self.node, 'lineno', self.statement.lineno)}"
 
+    @property
+    def is_tuning(self) -> bool:
+        """Return True for a change of a number that the module names as a constant."""
+        value = getattr(self.statement, "value", None)
+        return is_constant(self.statement) and (
+            isinstance(value, ast.BinOp)
+            or (isinstance(value, ast.Constant) and isinstance(value.value, int | float))
+        )
+
     def lines(self) -> range:
         """Return the lines of the statement; of one with a body, those above the body."""
         inner = [one for one in ast.walk(self.statement) if isinstance(one, ast.stmt)][1:]
         end = min((one.lineno for one in inner), default=(self.statement.end_lineno or 0) + 1)
         return range(self.statement.lineno, max(end, self.statement.lineno + 1))
+
+    def reached_by(self) -> set[tuple[str, int]]:
+        """Return the lines, with their files, that a test has to reach if it is to notice."""
+        if isinstance(self.statement, ast.FunctionDef):
+            lines = range(self.statement.lineno, (self.statement.end_lineno or 0) + 1)
+        else:
+            lines = self.lines()
+        here = {(self.file, line) for line in lines}
+        if any(lines.start in one for one in functions_at(self.file)):
+            return here
+        stored = [one for one in ast.walk(self.statement) if isinstance(one, ast.Name)]
+        return here.union(*(users_of(one.id) for one in stored if isinstance(one.ctx, ast.Store)))
 
     def diff(self) -> str:
         """Return what the statement says, and what it becomes."""
@@ -88,12 +119,19 @@ class Mutant(NamedTuple):
         return self.statement
 
     def apply(self) -> None:
-        """Change the functions and the constants of the loaded module."""
+        """Change the functions and the constants of the loaded module.
+
+        Raises:
+            CannotBeImported: the changed module raises an exception, so that every test fails.
+        """
         self.changed()
         module = module_of(self.file)
         code = compile(self.tree, str(module.__file__), "exec", dont_inherit=True)
         changed = ModuleType(module.__name__)
-        exec(code, vars(changed))  # noqa: S102 - our own code, changed by us
+        try:
+            exec(code, vars(changed))  # noqa: S102 - our own code, changed by us
+        except Exception as error:
+            raise CannotBeImported from error
         loaded = functions_of(module)  # kept since before the fork
         for key, function in functions_of(changed).items():
             for part in ("__code__", "__defaults__", "__kwdefaults__"):
@@ -105,7 +143,34 @@ class Mutant(NamedTuple):
                 replace_everywhere(key, old, value)
 
 
-PLAIN: Final = (int, float, str, tuple, dict, frozenset, set, re.Pattern)
+@cache
+def nodes_of(file: str) -> list[ast.AST]:
+    """Return the nodes of the syntax tree of a module."""
+    return list(ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))))
+
+
+@cache
+def functions_at(file: str) -> list[range]:
+    """Return the lines of the functions of a module."""
+    functions = [one for one in nodes_of(file) if isinstance(one, ast.FunctionDef)]
+    return [range(one.lineno, (one.end_lineno or 0) + 1) for one in functions]
+
+
+@cache
+def users_of(name: str) -> set[tuple[str, int]]:
+    """Return the lines of the functions that use a name; all of a module that does so elsewhere."""
+    lines = set()
+    for file in (str(path.relative_to(PACKAGE)) for path in FILES):
+        for node in nodes_of(file):
+            if not isinstance(node, ast.Name | ast.Attribute) or isinstance(node.ctx, ast.Store):
+                continue
+            if name == (node.id if isinstance(node, ast.Name) else node.attr):
+                around = [one for one in functions_at(file) if node.lineno in one]
+                lines |= {(file, line) for one in around or [range(10_000)] for line in one}
+    return lines
+
+
+PLAIN: Final = (int, float, str, tuple, dict, frozenset, set, re.Pattern, NormalDist)
 
 
 def module_of(file: str) -> ModuleType:
@@ -151,17 +216,30 @@ def is_left_out(parent: ast.AST, node: ast.AST) -> bool:
         return True
     if isinstance(parent, ast.ClassDef) and not isinstance(node, ast.FunctionDef):
         return True
+    if is_computed_constant(parent, node):
+        return True  # it is changed as a whole
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return True
     return isinstance(node, ast.stmt | ast.Call) and bool(LEFT_OUT.match(ast.unparse(node)))
+
+
+def is_constant(node: ast.AST) -> bool:
+    """Return True for the statement that binds a constant of a module."""
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).startswith("Final")
+
+
+def is_computed_constant(node: ast.AST, value: object) -> bool:
+    """Return True for the value of a constant that is computed, such as seven days in seconds.
+
+    Of two factors, a second more in one says nothing that the whole value does not say better.
+    """
+    return is_constant(node) and isinstance(value, ast.BinOp)
 
 
 def replacements(node: ast.AST, field: str, old: Any) -> Iterator[object]:
     """Yield what a field of a node may become."""
     if isinstance(old, list):
-        for number, one in enumerate(old):
-            before, after = old[:number], old[number + 1 :]
-            yield from ([*before, new, *after] for new in replacements(node, field[:-1], one))
-            if isinstance(one, ast.keyword) and one.arg:
-                yield [*before, *after]
+        yield from other_lists(node, field, old)
     elif type(old) in SWAPS:
         yield SWAPS[type(old)]()
     elif isinstance(old, ast.UnaryOp) and isinstance(old.op, ast.Not | ast.USub):
@@ -169,11 +247,23 @@ def replacements(node: ast.AST, field: str, old: Any) -> Iterator[object]:
     elif isinstance(old, ast.expr) and field in CONDITIONS and not isinstance(old, OPERATORS):
         yield ast.UnaryOp(ast.Not(), old)
     elif isinstance(node, ast.Expr) and isinstance(old, ast.Call | ast.Yield):
-        yield ast.Constant(None)
+        receiver = getattr(getattr(old, "func", None), "value", None)  # of super().__init__()
+        yield receiver if isinstance(receiver, ast.Call) else ast.Constant(None)
+    elif is_computed_constant(node, old):
+        yield ast.BinOp(old, ast.Mult(), ast.Constant(2))
     elif isinstance(node, ast.Name) and old in NAMES:
         yield NAMES[old]
     elif isinstance(node, ast.Constant) and field == "value":
         yield from other_values(old)
+
+
+def other_lists(node: ast.AST, field: str, old: list[Any]) -> Iterator[list[Any]]:
+    """Yield what a list of nodes may become: with one changed, or without one keyword."""
+    for number, one in enumerate(old):
+        before, after = old[:number], old[number + 1 :]
+        yield from ([*before, new, *after] for new in replacements(node, field[:-1], one))
+        if isinstance(one, ast.keyword) and one.arg not in (None, "strict"):
+            yield [*before, *after]
 
 
 def other_values(old: object) -> Iterator[object]:

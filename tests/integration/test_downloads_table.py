@@ -255,6 +255,45 @@ def test_two_who_write_the_same_in_the_same_instant_are_still_two(table: Downloa
         table.save(sent)
 
 
+def test_rows_are_read_consistently_and_entries_by_the_page(
+    dynamodb: DynamoDBClient, table: DownloadsTable
+) -> None:
+    asked: list[dict[str, Any]] = []
+    event = "provide-client-params.dynamodb"
+    dynamodb.meta.events.register(event, lambda params, **_: asked.append(params))
+    table.get(UID, DEFAULT)
+    table.of_video(UID)
+    table.read([(UID, DEFAULT)])
+    list(table.due("live-look", NOW, 7))
+    one, all_of_video, batch, entries = asked
+    assert one["ConsistentRead"]
+    assert all_of_video["ConsistentRead"]
+    assert batch["RequestItems"][TABLE]["ConsistentRead"]
+    assert entries["Limit"] == 7
+
+
+@pytest.mark.parametrize(("times", "found"), [(1, 1), (2, 0)])
+def test_rows_that_are_left_unprocessed_are_asked_for_once_more(
+    dynamodb: DynamoDBClient,
+    table: DownloadsTable,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    found: int,
+) -> None:
+    table.add(rows.requested())
+    real, asked = dynamodb.batch_get_item, list[Any]()
+
+    def leave(**request: Any) -> Any:
+        asked.append(request["RequestItems"])
+        if len(asked) > times:
+            return real(**request)
+        return {"Responses": {}, "UnprocessedKeys": asked[-1]}
+
+    monkeypatch.setattr(dynamodb, "batch_get_item", leave)
+    assert len(table.read([(UID, DEFAULT)])) == found
+    assert len(asked) == 2
+
+
 def test_a_refusal_of_another_kind_is_raised_as_it_is(dynamodb: DynamoDBClient) -> None:
     with pytest.raises(ClientError, match="ResourceNotFound"):
         DownloadsTable(dynamodb, "no-such-table").add(rows.requested())

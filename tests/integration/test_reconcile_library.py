@@ -18,7 +18,7 @@ from stream_downloads.domain.library import PAGE, RECENT_VIDEOS, NoTimes
 from stream_downloads.domain.video import VideoPage
 from stream_downloads.services import reconcile as reconcile_service
 from stream_downloads.services import record as record_service
-from stream_downloads.services.reconcile import ENCODING, LOOK_BACK
+from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
 from tests.simulator import Fault
 from tests.simulator.videos import Video
@@ -82,6 +82,8 @@ def videos_with_rows(world: World) -> set[str]:
 def test_a_video_whose_webhook_never_came_is_found(world: World) -> None:
     (uid,) = upload(world, 1, apart=60, creator="someone", private=True)
     answer = reconcile(world)
+    assert "skipped" not in answer
+    assert answer["videos_seen"] == 1
     assert answer["videos_requested"] == 1
     row = world.downloads.rows[uid, DownloadType.DEFAULT]
     assert row.status == Status.REQUESTED
@@ -126,6 +128,25 @@ def test_the_hourly_run_looks_back_no_further_than_it_should(world: World) -> No
     recent = upload(world, 1, apart=60)
     reconcile(world)
     assert videos_with_rows(world) == set(recent)
+
+
+def test_a_look_back_reaches_an_hour_further_than_the_run_before(world: World) -> None:
+    upload(world, 1, apart=1.5)
+    recent = upload(world, 1, apart=600 + HOUR - 0.5)
+    Run(world.service, lambda: 600.0, map, period=600.0).reconcile(0.0, None)
+    assert videos_with_rows(world) == set(recent)
+
+
+def test_a_library_that_cannot_be_listed_is_reported_and_listed_by_the_next_run(
+    world: World,
+) -> None:
+    world.simulator.faults.script(Fault.SERVER_ERROR, calls=["list videos"])
+    ended = reconcile(world)["ended"]
+    assert ended == "Cloudflare did not list the library. The next run tries again."
+    world.credentials.in_memory = ""
+    assert reconcile(world)["ended"] == "secret arn: it cannot be read. The next run tries again."
+    world.credentials.refresh()
+    assert reconcile(world)["ended"] == "done"
 
 
 @pytest.mark.no_cover
@@ -238,6 +259,7 @@ def test_a_backfill_that_is_asked_for_again_goes_on_where_it_is(world: World) ->
     first = reconcile(world, start, seconds=iter([600.0, 600.0, 10.0]))
     again = reconcile(world, start, seconds=iter([600.0, 10.0]))
     assert again["backfill"] == first["backfill"]
+    assert world.control.read("reconcile-cursor").value["since"] == start
     another = reconcile(world, start + HOUR, seconds=iter([600.0, 10.0]))
     assert another["backfill"]["reached"] < another["backfill"]["since"]
 
@@ -248,14 +270,14 @@ def test_a_look_back_that_a_run_cannot_finish_goes_on_with_the_next(world: World
     world.clock.now += HOUR
     first = reconcile(world, seconds=iter([600.0, 600.0, 10.0]))
     assert first["videos_seen"] == 2 * PAGE - 2  # a page begins a second before the end of the last
-    assert world.control.read(LOOK_BACK).value["completed_at"] is None
+    assert world.control.read("look-back").value["completed_at"] is None
     began_at = world.clock()
     world.clock.now += 60
     second = reconcile(world)
     assert second["ended"] == "done"
     assert videos_with_rows(world) == set(uids)
     assert second["videos_seen"] < 2 * PAGE
-    assert world.control.read(LOOK_BACK).value["completed_at"] == began_at
+    assert world.control.read("look-back").value["completed_at"] == began_at
     assert reconcile(world)["videos_seen"] == RECENT_VIDEOS + 1  # and what is within a second
     world.clock.now += HOUR
     assert reconcile(world)["videos_seen"] == 3 * PAGE  # the last hours from their beginning
@@ -304,7 +326,7 @@ def test_the_record_of_an_earlier_version_is_understood(world: World, *, interru
     began_at = world.clock()
     rest = {"began_at": began_at, "start": began_at, "is_whole": True} if interrupted else None
     kept = {"completed_at": began_at, "whole_at": began_at, "interrupted": rest}
-    world.control.write(LOOK_BACK, kept, 0)
+    world.control.write("look-back", kept, 0)
     (uid,) = upload(world, 1, apart=1)
     reconcile_hourly(world, 1)
     assert videos_with_rows(world) == {uid}
@@ -344,6 +366,34 @@ def test_a_long_encoded_video_that_cannot_be_looked_up_is_asked_for_again(
     assert videos_with_rows(world) == set(uids)
 
 
+def test_the_videos_that_encode_are_listed_every_fifty_minutes(world: World) -> None:
+    for later, lists in [(0.0, 2), (2999.0, 3), (1.0, 5)]:
+        world.clock.now += later
+        reconcile(world)
+        assert world.simulator.counts()["list videos"] == lists
+        assert world.control.read("look-back").value["completed_at"] == world.clock()
+
+
+@pytest.mark.parametrize(
+    ("later", "left", "ended"),
+    [
+        (44.9, 90.0, "done"),
+        (0.0, 89.9, "The function's time was over. The next run goes on from there."),
+        (45.0, 90.0, "The next look-back is due. The next run goes on from there."),
+    ],
+)
+def test_a_backfill_ends_before_the_function_and_the_next_look_back(
+    world: World, later: float, left: float, ended: str
+) -> None:
+    def seconds() -> float:
+        world.clock.now += later
+        return left
+
+    world.control.write("encoding-videos", {"listed_at": world.clock()}, 0)
+    run = Run(world.service, seconds, map, period=60.0)
+    assert run.reconcile(48 * HOUR, world.clock())["ended"] == ended
+
+
 def test_a_failed_check_of_encoding_videos_stops_no_backfill(world: World) -> None:
     start = world.clock()
     (uid,) = upload(world, 1, apart=72 * HOUR)
@@ -358,14 +408,42 @@ def test_slow_answers_about_encoding_videos_leave_time_for_the_backfill(world: W
     uids = upload(world, 3, apart=1, encode_seconds=49.5 * HOUR)
     reconcile_hourly(world, 49)
     world.clock.now += HOUR
-    seconds = chain([600.0, 600.0], repeat(200.0))
+    seconds = chain([600.0, 240.0], repeat(239.9))
     first = reconcile(world, world.clock() - 60, seconds=seconds)
     assert first["backfill"] is None
     assert "time was over" in first["ended"]
-    assert len(world.control.read(ENCODING).value["first_seen"]) == 2  # those not looked up
+    assert (
+        len(world.control.read("encoding-videos").value["first_seen"]) == 2
+    )  # those not looked up
     assert len(videos_with_rows(world)) == 1
     assert reconcile(world)["ended"] == "done"
     assert videos_with_rows(world) == set(uids)
+
+
+@pytest.mark.parametrize(
+    ("lost", "ended"),
+    [
+        (True, "Another run has taken over"),
+        (False, "stopped and goes on later: The next look-back"),
+    ],
+)
+def test_the_check_of_encoding_videos_ends_with_its_lease_or_period(
+    world: World, ended: str, *, lost: bool
+) -> None:
+    reconcile(world)
+    upload(world, 1, apart=1, encode_seconds=49.5 * HOUR)
+    reconcile_hourly(world, 49)
+    world.clock.now += HOUR
+
+    def seconds() -> Iterator[float]:
+        yield 600.0  # the look-back
+        world.clock.now += 121.0 if lost else HOUR
+        if lost:
+            assert Lease(world.control, "reconcile-lease", "another", 120.0).hold()
+        yield from repeat(600.0)
+
+    assert ended in reconcile(world, seconds=seconds())["ended"]
+    assert world.simulator.counts()["get video"] == 0
 
 
 def test_a_video_that_never_becomes_ready_is_given_up_after_30_days(
@@ -378,7 +456,7 @@ def test_a_video_that_never_becomes_ready_is_given_up_after_30_days(
         reconcile_hourly(world, 1)
         world.clock.now += 23 * HOUR
     assert world.simulator.counts()["get video"] == 31
-    assert world.control.read(ENCODING).value["first_seen"] == {}
+    assert world.control.read("encoding-videos").value["first_seen"] == {}
     assert uid in [getattr(line, "video_uid", None) for line in caplog.records]
     assert "not ready for 30 days" in caplog.text
 
@@ -387,9 +465,12 @@ def test_a_bounded_number_of_encoding_videos_is_remembered(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reconcile_service, "ENCODING_AT_MOST", 2)
-    upload(world, 3, apart=1, encode_seconds=HOUR)
+    upload(world, 2, apart=1, encode_seconds=9 * HOUR)
     reconcile(world)
-    assert len(world.control.read(ENCODING).value["first_seen"]) == 2
+    assert "More videos are encoding" not in caplog.text
+    upload(world, 1, apart=HOUR, encode_seconds=9 * HOUR)
+    reconcile(world)
+    assert len(world.control.read("encoding-videos").value["first_seen"]) == 2
     assert "More videos are encoding" in caplog.text
 
 
@@ -430,6 +511,44 @@ def test_a_row_that_is_deleted_from_the_table_is_back_within_a_day(world: World)
     reconcile_hourly(world, 5, known=known)
     del world.downloads.rows[uid, DownloadType.DEFAULT]
     reconcile_hourly(world, 24, known=known)
+    assert videos_with_rows(world) == {uid}
+
+
+def test_only_a_look_back_that_finds_a_video_starts_a_run_of_the_poller() -> None:
+    world = World(wakes=55.0)
+    upload(world, 1, apart=72 * HOUR)
+    for since, found, starts in [(0.0, 0, 0), (None, 1, 1), (None, 0, 1)]:
+        upload(world, found, apart=60)
+        reconcile(world, since)
+        assert len(world._woken) == starts
+        world.clock.now += 60
+
+
+def test_a_backfill_reads_the_rows_that_a_warm_process_knows(world: World) -> None:
+    (uid,) = upload(world, 1, apart=1)
+    known = Known()
+    for _ in range(2):  # the first look-back is whole
+        reconcile(world, known=known)
+    del world.downloads.rows[uid, DownloadType.DEFAULT]
+    reconcile(world, known=known)
+    assert videos_with_rows(world) == set()
+    reconcile(world, world.clock() - HOUR, known=known)
+    assert videos_with_rows(world) == {uid}
+
+
+def test_a_backfill_begins_although_another_caller_writes_its_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, results = world.control.write, [False]
+
+    def lose_once(name: str, value: Any, version: int) -> bool:
+        return (
+            results.pop() if name == "reconcile-cursor" and results else write(name, value, version)
+        )
+
+    monkeypatch.setattr(world.control, "write", lose_once)
+    (uid,) = upload(world, 1, apart=72 * HOUR)
+    reconcile(world, world.clock() - 73 * HOUR)
     assert videos_with_rows(world) == {uid}
 
 

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.download_item import from_item, to_item
+from stream_downloads.adapters.downloads_table import Due
 from stream_downloads.adapters.shared_state import Lease
 from stream_downloads.domain import transitions
 from stream_downloads.domain.download import Download, Lane, Reason, Status, Step, Work
 from stream_downloads.domain.pace import PACE
 from stream_downloads.services import working_set
 from stream_downloads.services.manage import oldest_due
-from stream_downloads.services.steps import Outcome, Verdict
+from stream_downloads.services.steps import Change, Outcome, Verdict
 from tests.support.memory import MemoryDownloads
 from tests.support.rows import (
     AUDIO,
     DEFAULT,
     NOW,
     RECHECK,
+    UID,
     due,
     in_progress,
     ready,
@@ -31,6 +33,11 @@ from tests.support.rows import (
 from tests.support.world import SCHEDULED, World
 
 MINUTE = 60.0
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
 
 
 def polled(row: Download, percent: float = 40.0, poll_at: float = NOW + 90) -> Download:
@@ -185,16 +192,119 @@ def read_the_one_row(world: World) -> tuple[working_set.WorkingSet, Download]:
     return rows, row
 
 
-def test_what_others_wrote_meanwhile_stands() -> None:
-    world = World()
-    uid = followed(world, generation_seconds=600.0)
+def test_a_run_reads_64_due_rows_of_a_queue_and_follows_80() -> None:
+    table = MemoryDownloads()
+    rows = working_set.WorkingSet(table)
+    polls = [in_progress(f"{number:032x}") for number in range(65)]
+    for read, has_more in [(63, False), (64, True), (65, True)]:
+        for row in polls[:read]:
+            table.add(row)
+        assert rows.read("live-look", NOW + 60, NOW + 60) is has_more
+        assert len(rows.due(["live-look"], NOW + 60)) == min(64, read)
+    for number in range(20):
+        table.add(requested(f"{number:032x}", AUDIO))
+    rows.read("live-create", NOW, NOW)
+    for number in range(80):
+        assert rows.can_follow
+        row = in_progress(f"{number:032x}")
+        kept = transitions.followed(row, polled(row))
+        assert kept is not None
+        rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept,)))
+    assert not rows.can_follow
+
+
+def test_polls_that_fall_due_within_a_second_of_another_are_sent_with_it() -> None:
+    table = MemoryDownloads()
+    rows = working_set.WorkingSet(table)
+    queues = ["live-look", "live-create"]
+    for number, (row, seconds) in enumerate(
+        [
+            *((in_progress(), 0.0), (in_progress(), 0.5), (in_progress(), 1.0)),
+            *((in_progress(), 1.1), (requested(), 0.5), (FAILING, 0.5)),
+            (in_progress(UID, AUDIO), 2.5),
+        ]
+    ):
+        table.add(replace(due(row, NOW + seconds), video_uid=f"{number % 6:032x}"))
+    for queue in queues:
+        rows.read(queue, NOW + 9, NOW + 9)
+    assert rows.due(queues, NOW - 1) == []
+    sent = [row.due_at - NOW for row in rows.due(queues, NOW) if row.due_at]
+    assert sent == [0.0, 0.5, 1.0, 2.5], "the last one is of the first one's video"
+
+
+@pytest.fixture
+def followed_row(world: World) -> tuple[working_set.WorkingSet, Download]:
+    """Return the one row, polled and not written, and the working set that holds it."""
+    followed(world, generation_seconds=600.0)
     rows, row = read_the_one_row(world)
     kept = transitions.followed(row, polled(row))
     assert kept is not None
     rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept,)))
+    return rows, kept
+
+
+def again(rows: working_set.WorkingSet) -> list[Download]:
+    """Read again, and return what is due within five minutes."""
+    rows.read("live-look", NOW + 300, NOW + 300)
+    return rows.due(["live-look"], NOW + 300)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.FAILED, Verdict.LOST_RACE])
+def test_what_others_wrote_meanwhile_stands(
+    verdict: Verdict, world: World, followed_row: tuple[working_set.WorkingSet, Download]
+) -> None:
+    rows, row = followed_row
+    rows.take([row], Outcome(verdict))
     changed = world.downloads.save(replace(row, name="another"))
-    assert rows.write(map) == {(uid, DEFAULT)}
-    assert world.downloads.rows[uid, DEFAULT] == changed
+    assert rows.write(map) == (set() if verdict is Verdict.LOST_RACE else {row.key})
+    assert world.downloads.rows[row.key] == changed
+    assert again(rows) == [changed]
+
+
+def test_what_others_wrote_is_read_and_not_written_again(
+    world: World, followed_row: tuple[working_set.WorkingSet, Download]
+) -> None:
+    rows, row = followed_row
+    changed = world.downloads.save(transitions.delete(row, NOW + 200))
+    assert again(rows) == [changed]
+    assert rows.write(map) == set()
+    assert world.downloads.rows[row.key] == changed
+
+
+def test_an_index_that_shows_an_older_time_takes_no_progress_back(
+    world: World,
+    followed_row: tuple[working_set.WorkingSet, Download],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, row = followed_row
+    monkeypatch.setattr(world.downloads, "due", lambda *_: [Due(row.key, NOW)])
+    assert again(rows) == [row]
+    for _ in range(2):
+        assert rows.write(map) == set()
+        assert world.downloads.rows[row.key] == replace(row, version=row.version + 1)
+
+
+def test_rows_in_memory_are_not_read_again(
+    world: World,
+    followed_row: tuple[working_set.WorkingSet, Download],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, row = followed_row
+    monkeypatch.setattr(world.downloads, "read", die)
+    assert again(rows) == [row]
+    rows.take([row], Outcome(Verdict.FAILED))
+    assert again(rows) == []
+
+
+def test_of_two_downloads_of_a_job_the_one_that_did_not_change_waits_for_the_next_run() -> None:
+    table = MemoryDownloads()
+    table.add(in_progress())
+    table.add(in_progress(UID, AUDIO))
+    rows = working_set.WorkingSet(table)
+    audio, default = again(rows)
+    changed = replace(audio, name="another")
+    rows.take([audio, default], Outcome(Verdict.ANSWERED, changes=(Change(audio, changed),)))
+    assert again(rows) == [changed]
 
 
 def test_only_so_many_rows_stay_behind_their_time_in_the_index(

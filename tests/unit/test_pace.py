@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 from random import Random
 
 import pytest
@@ -76,6 +77,7 @@ def test_no_sample_leads_to_nonsense(samples: list[Sample]) -> None:
 
 def test_a_pace_is_kept_from_run_to_run_and_does_not_grow() -> None:
     learned = pace_of(90).with_samples([(AUDIO, Sample(10.0, math.inf))] * 500)
+    assert len(learned.samples[AUDIO]) == 96
     value = learned.as_value()
     assert len(json.dumps(value)) < 10_000
     again = Pace.parse(json.loads(json.dumps(value)))
@@ -83,6 +85,12 @@ def test_a_pace_is_kept_from_run_to_run_and_does_not_grow() -> None:
         assert again.fits[kind].mean == pytest.approx(learned.fits[kind].mean, abs=0.01)
         assert len(again.samples[kind]) == len(learned.samples[kind])
     assert again.as_value() == value
+
+
+def test_a_pace_is_kept_to_a_tenth_of_a_second() -> None:
+    value = Pace.of({DEFAULT: [Sample(1.26, 2.34, 61.5)]}).as_value()["default"]
+    assert value["samples"] == [[1.3, 2.3, 61.5]]
+    assert value["mean"] == round(value["mean"], 4)
 
 
 def test_a_pace_that_was_never_written_is_the_first_guess() -> None:
@@ -103,10 +111,43 @@ def test_a_first_poll_tells_between_what_the_time_taken_lies(
     assert first_sample(in_progress(), percent, NOW + 60) == sample
 
 
-def test_a_percentage_narrows_it_down() -> None:
-    sample = first_sample(in_progress(), 50.0, NOW + 60)
+@pytest.mark.parametrize(
+    ("age", "percent", "longer_than", "at_most"),
+    [(60, 50.0, 106.113, 127.66), (10, 98.0, 10.0, 10.526), (10, 3.5, 81.923, 2000.0)],
+)
+def test_a_percentage_narrows_it_down(
+    age: float, percent: float, longer_than: float, at_most: float
+) -> None:
+    sample = first_sample(in_progress(), percent, NOW + age)
     assert sample is not None
-    assert 60 < sample.longer_than < 120 < sample.at_most < 180
+    assert sample.longer_than == pytest.approx(longer_than, abs=0.001)
+    assert sample.at_most == pytest.approx(at_most, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("samples", "fitted"),
+    [
+        (
+            [
+                *(Sample(5, 20, 60), Sample(30, math.inf, 600), Sample(0, 8, 30)),
+                *(Sample(70, 90, 1200), Sample(0.05, 0.15)),
+            ],
+            Fit(2.991425, 2.370951, slope=0.0, usual=5.245638),
+        ),
+        (
+            [
+                *(Sample(5, 20, 60), Sample(30, 40, 600), Sample(6, 8, 30)),
+                *(Sample(70, 90, 1200), Sample(100, 120, 2400), Sample(10, 12)),
+            ]
+            * 10,
+            Fit(3.268140, 0.561667, slope=0.538692, usual=5.753154),
+        ),
+        ([Sample(100, 100)] * 96, Fit(4.584737, 0.260039)),
+        ([Sample(1e9, math.inf)] * 20, Fit(36.417079, 19.524980)),
+    ],
+)
+def test_a_fit_is_as_tuned(samples: list[Sample], fitted: Fit) -> None:
+    assert astuple(fit(samples)) == pytest.approx(astuple(fitted), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +181,7 @@ def test_durations_that_are_unknown_or_the_same_leave_no_slope(duration: float |
     samples = [Sample(took, 1.1 * took, duration) for took in (10.0, 40.0, 90.0)]
     learned = fit(samples * 20)
     assert learned.slope == 0.0
+    assert learned.usual == pytest.approx(math.log(duration or 1.0))
     assert learned.of(5.0) == learned.of(None)
 
 

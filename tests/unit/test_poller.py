@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -23,13 +23,13 @@ from stream_downloads.domain.download import (
     Status,
     Step,
 )
-from stream_downloads.domain.pace import PACE
 from stream_downloads.domain.request_budget import DATE_ERROR, WINDOW, Allowance, Asker
 from stream_downloads.domain.transitions import DAY
 from stream_downloads.services.poll import (
     LEASE_SECONDS,
     REQUEST_SECONDS,
     STOP_BEFORE_TIMEOUT,
+    USED_UP,
     Summary,
 )
 from stream_downloads.services.working_set import DUE_AT_MOST
@@ -175,6 +175,7 @@ def test_a_run_says_how_long_the_oldest_live_row_has_waited() -> None:
     wanted(world)
     world.downloads.add(due(requested(), NOW - 90))
     assert world.poll().oldest_due_seconds == 90.0
+    assert Summary(oldest_due_seconds=1.26).as_answer()["oldest_due_seconds"] == 1.3
 
 
 # --- Faults on the way
@@ -511,25 +512,66 @@ def test_a_run_whose_lease_was_taken_over_ends() -> None:
     assert world.poll(timeout=600).ended == "another run has taken over"
 
 
-def test_a_long_run_renews_its_lease() -> None:
-    world = World(arriving=True)
-    other = Lease(world.control, "poller-lease", "another", 600.0)
-    held: list[bool] = []
-    times = iter([NOW + later for later in (9, 19, 29, 39, 49)])
-    at: list[float] = [next(times)]
+def slow_down(world: World, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the answers of each batch take so long."""
 
-    def look() -> None:
-        held.append(other.hold())
-        at[0] = next(times, NOW + 1e9)
+    def in_parallel(advance: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+        outcomes = list(map(advance, jobs))
+        world.clock.sleep(seconds)
+        return outcomes
 
-    world.clock.next_event = lambda: at[0]
-    world.clock.happen = look
-    for seconds in range(1, 60):
-        wanted(world, generation_seconds=seconds)
-    world.poll(window=50.0)
-    assert held == [False] * len(held)
-    assert len(held) >= 4
-    assert other.hold()
+    monkeypatch.setattr(world, "_in_parallel", in_parallel)
+
+
+def noting(world: World, monkeypatch: pytest.MonkeyPatch, part: Any, method: str) -> list[float]:
+    """Collect the seconds of the run at which a method is called."""
+    called: list[float] = []
+    real = getattr(part, method)
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        called.append(world.clock() - NOW)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(part, method, noted)
+    return called
+
+
+@pytest.mark.parametrize(("jobs", "requests"), [(320, 19 * 16), (0, 1)])
+def test_a_long_run_renews_its_lease_every_15_seconds_and_reads_every_3(
+    jobs: int, requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    slow_down(world, 3.0, monkeypatch)
+    world.downloads.add(due(requested(f"{1:032x}"), NOW + 54))
+    for _ in range(jobs):
+        wanted(world, generation_seconds=600.0)
+    held = noting(world, monkeypatch, Lease, "hold")
+    read = noting(world, monkeypatch, world.downloads, "due")
+    assert world.poll(window=57.0).requests == requests
+    assert held[:4] == [0.0, 15.0, 30.0, 45.0]
+    assert sorted(set(read))[:19] == list(range(0, 57, 3))
+
+
+def test_a_run_without_allowance_asks_again_every_3_seconds_while_its_window_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(limit=1)
+    wanted(world)
+    asked = noting(world, monkeypatch, world.service.gateway, "permit")
+    assert world.poll(window=9.0).ended == USED_UP
+    assert asked == [0.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(("window", "creates"), [(0.0, 1), (50.0, 2)])
+def test_what_falls_due_during_a_batch_waits_if_a_run_is_one_pass(
+    window: float, creates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    slow_down(world, 53.0, monkeypatch)
+    wanted(world)
+    world.downloads.add(due(requested(f"{1:032x}"), NOW + 52))
+    world.poll(window)
+    assert world.simulator.counts()["create download"] == creates
 
 
 # --- More than one run can do
@@ -552,8 +594,11 @@ def test_a_run_stops_in_good_time_before_its_timeout_and_leaves_the_rest_due() -
 def test_a_run_that_begins_without_time_sends_nothing() -> None:
     world = World()
     wanted(world)
-    assert world.poll(timeout=STOP_BEFORE_TIMEOUT).ended == "the function's time is over"
+    assert world.poll(timeout=15.0).ended == "the function's time is over"
     assert world.simulator.calls == []
+    assert world.poll(timeout=15.1).requests == 1
+    world.downloads.add(due(requested(f"{1:032x}"), NOW + 40))
+    assert world.poll(window=50.0, timeout=20.0).ended == "the function's time is over"
 
 
 @pytest.mark.no_cover
@@ -749,9 +794,9 @@ def test_a_pace_that_another_run_wrote_meanwhile_stands() -> None:
     wanted(world, generation_seconds=1.0)
     world.poll()
     world.clock.sleep(MINUTE)
-    during_each_request(world, lambda: world.control.write(PACE, {"default": {"mean": 7.0}}, 0))
+    during_each_request(world, lambda: world.control.write("pace", {"default": {"mean": 7.0}}, 0))
     world.poll()
-    assert world.control.read(PACE).value == {"default": {"mean": 7.0}}
+    assert world.control.read("pace").value == {"default": {"mean": 7.0}}
 
 
 def test_the_ceiling_of_the_account_reaches_the_shared_budget() -> None:

@@ -20,7 +20,6 @@ from stream_downloads.domain.polling import (
     AT_LEAST_OF_AGE,
     AT_MOST_OF_AGE,
     CHEAPEST,
-    CHEAPEST_ONCE_A_MINUTE,
     DEAREST,
     IDLE_UP_TO,
     POLL_AFTER_AT_LEAST,
@@ -77,10 +76,13 @@ def test_a_poll_is_cheap_while_the_limit_is_idle_and_dear_when_it_is_used_up() -
     factors = [dearer / cheaper for cheaper, dearer in pairwise(prices)]
     assert factors == pytest.approx([factors[0]] * 5)
     assert factors[0] > 1
+    assert [price(load) for load in (0.5, 0.75, 1.0)] == pytest.approx(
+        [0.42, 5.797, 80.0], rel=1e-3
+    )
 
 
 def test_a_poll_once_a_minute_has_a_price_floor() -> None:
-    assert price(0.0, window=0.0) == CHEAPEST_ONCE_A_MINUTE
+    assert price(0.0, window=0.0) == 8.0
     assert price(1.0, window=0.0) == price(1.0, window=50.0)
 
 
@@ -194,6 +196,7 @@ PROGRESS: dict[str, Callable[[float], float | None]] = {
     "goes back and forth": lambda age: 80.0 if age // 60 % 2 else 20.0,
     "falls": lambda age: max(1.0, 99.0 - age / 30),
     "creeps": lambda age: age / HOUR,
+    "is even": lambda age: min(100.0, age / 3),
 }
 
 
@@ -233,6 +236,45 @@ def test_an_even_download_is_seen_soon_with_few_polls(seconds: float) -> None:
     ready_seen = next(poll for poll in polls if poll >= seconds)
     assert ready_seen - seconds <= max(45.0, 0.1 * seconds)
     assert len(until_ready) <= 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "poll_price", "polls"),
+    [
+        ("is even", 0.42, [19.7, 53.2, 123.2, 193.2, 263.2, 294.2]),
+        ("is even", 13.0, [39.6, 174.4]),
+        ("is even", 80.0, [65.9, 299.8]),
+        ("stays at 0", 0.42, [19.7, 27.1, 34.7, 42.6, 50.8, 59.5, 68.5, 78.1, 88.1, 98.7, 107.1]),
+        ("stays at 0", 80.0, [65.9, 164.6, 291.6, 442.8, 612.4, 807.3, 1025.9, 1265.8]),
+        ("falls", 13.0, [39.6, 41.8, 43.8, 85.6, 134.0]),
+        ("stalls at 90", 0.42, [19.7, 47.8, 93.4, 102.2, 112.2, 121.3, 130.6, 140.3, 150.3]),
+        ("goes back and forth", 5.1, [32.2, 93.9, 117.4, 152.2, 187.6, 227.1, 266.2, 309.0, 355.9]),
+    ],
+)
+def test_the_polls_of_typical_downloads_are_as_tuned(
+    kind: str, poll_price: float, polls: list[float]
+) -> None:
+    """Show a change of the rule or of its constants: `make bench` tells if it is better."""
+    assert polls_at(PROGRESS[kind], polls[-1] + 1, IGNORANT, poll_price) == pytest.approx(
+        polls, abs=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("poll_price", "polls"),
+    [
+        (0.42, [43.5, 29.3, 69.2, 109.9, 370.0, 3075.6, 9180.0, 90_900.0]),
+        (13.0, [64.7, 34.4, 105.0, 120.8, 532.7, 3200.6, 9414.4, 90_900.0]),
+        (80.0, [96.1, 36.0, 146.8, 124.3, 540.0, 3372.5, 9742.5, 90_900.0]),
+    ],
+)
+def test_the_polls_after_two_reports_are_as_tuned(poll_price: float, polls: list[float]) -> None:
+    reports = [(5, 5), (10, 30), (60, 3.6), (60, 50), (300, 50), (3000, 90), (9000, 10)]
+    at = [
+        next_poll(polled(NOW + age / 2, percent / 2.1), percent, PACES[3], poll_price, NOW + age)
+        for age, percent in [*reports, (90_000, 10)]
+    ]
+    assert [one - NOW for one in at] == pytest.approx(polls, abs=0.1)
 
 
 # --- What to do first

@@ -251,12 +251,30 @@ def test_a_429_ends_the_run_even_if_another_function_wrote_the_row(world: World,
     assert perform(world, row) == Outcome(Verdict.THROTTLED)
 
 
+def test_a_request_that_cannot_be_sent_gets_a_reason_of_our_own(world: World, uid: str) -> None:
+    world.simulator.faults.script(Fault.CANNOT_CONNECT, calls=["list downloads"])
+    row = performed(world, kept(world, in_progress(uid)))
+    assert row.work
+    assert row.work.trouble
+    assert row.work.trouble.reason.code == "not_reached"
+
+
+def test_a_download_that_is_ready_without_a_percentage_teaches_that_it_is_done() -> None:
+    world = World()
+    claims = {"default": {"percentComplete": None}}
+    world.simulator.upload(generation_seconds=1.0, claims=claims)
+    world.deliver_webhooks()
+    world.clock.sleep(60.0)
+    assert world.poll().ready == 1
+    assert world.service.pace.read().samples[DEFAULT][0].longer_than == 0.0
+
+
 def test_a_refusal_without_a_reason_gets_our_own(world: World, uid: str) -> None:
     def refuse() -> dict[str, Any]:
         raise Refused("create download", 422, RefusalKind.REJECTED)
 
     answer_creates(world, refuse)
-    before = Trouble(TroubleKind.REFUSED, NOW - DAY, REFUSALS_AT_LEAST, NOT_FOUND)
+    before = Trouble(TroubleKind.REFUSED, NOW - DAY, 19, NOT_FOUND)
     row = kept(world, requested(uid, work=Work(Step.CREATE, NOW, 20, before)))
     row = performed(world, row)
     assert row.error_code == ErrorCode.REFUSED
@@ -508,6 +526,7 @@ def test_a_download_that_cloudflare_failed_to_make_is_deleted_and_created_again(
     [
         (0.0, Step.RECHECK, RECHECK_AFTER),
         (DAY, Step.DELETE, DAY),
+        (7 * DAY, Step.DELETE, 7 * DAY),
         (30 * DAY, Step.RECHECK, RECHECK_AFTER),
     ],
 )

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_downloads.domain.video import Unusable, UnusableReason, Video, parse_webhook
+from stream_downloads.domain.video import (
+    Unusable,
+    UnusableReason,
+    Video,
+    parse_video,
+    parse_webhook,
+)
 from tests.support.events import VIDEO_UID, encoded, load_event, video_event
 
 R = UnusableReason
@@ -114,7 +120,8 @@ def test_a_private_video_is_known_only_by_a_boolean(said: object, *, meant: bool
         ("5.5", None),
         (None, None),
         ([], None),
-        (1e9, None),
+        (31_622_400, 31_622_400.0),
+        (31_622_401, None),
         (1e300, None),
         (10**400, None),
     ],
@@ -156,6 +163,7 @@ def test_meta_of_another_type_has_no_name(meta: object) -> None:
 def test_an_event_of_the_two_needed_fields_is_enough() -> None:
     body = encoded({"uid": VIDEO_UID, "status": {"state": "ready"}})
     assert parse_webhook(body) == Video(uid=VIDEO_UID, state="ready")
+    assert parse_video({"uid": VIDEO_UID}) == Video(uid=VIDEO_UID, state="")
 
 
 READY = encoded(load_event("video_ready"))

@@ -13,11 +13,11 @@ from stream_downloads.adapters.shared_state import POLLER_LEASE, Lease
 from stream_downloads.domain.commands import BadRequest, PollCommand, poll
 from stream_downloads.domain.download import Status
 from stream_downloads.domain.pace import PACE, Pace, Sample
-from stream_downloads.services.poll import HAND_OVER_BEFORE, LEASE_SECONDS
-from stream_downloads.services.waker import CLAIM_SECONDS, KNOWN_FOR, waker_of
+from stream_downloads.services.poll import HAND_OVER_BEFORE, LEASE_SECONDS, USED_UP, end_of
+from stream_downloads.services.waker import CLAIM_SECONDS, waker_of
 from tests.support.clock import START
 from tests.support.memory import MemoryControl
-from tests.support.rows import AUDIO, DEFAULT
+from tests.support.rows import AUDIO, DEFAULT, requested
 from tests.support.world import BY_HAND, SCHEDULED, World
 
 WINDOW = 55.0
@@ -64,7 +64,7 @@ def test_a_run_that_did_not_start_keeps_no_other_from_starting() -> None:
     for _ in range(2):
         world.simulator.upload()
         world.deliver_webhooks()
-        world.clock.sleep(CLAIM_SECONDS + 1)
+        world.clock.sleep(10.0)
     assert len(starts(world)) == 2
 
 
@@ -142,27 +142,48 @@ def test_a_run_in_between_ends_where_the_next_scheduled_one_begins() -> None:
     assert world.simulator.calls[-1].at > START + 2 * MINUTE + 40
 
 
-def test_a_run_that_starts_while_the_scheduled_one_waits_leaves_it_the_lease() -> None:
-    world = quiet_stack()
-    world.simulator.upload(generation_seconds=600.0)
-    world.deliver_webhooks()
-    world.clock.now = START + 2 * MINUTE + 0.5
-    claim = starts(world)[0]
-    Lease(world.control, POLLER_LEASE, claim, 10.0).hold()
-    world.poll(WINDOW, command=PollCommand(claim=claim))
-    assert world.clock() < START + 2 * MINUTE + 5
-
-
-def test_a_scheduled_run_waits_for_the_lease_of_one_that_ends_late() -> None:
+def test_a_scheduled_run_waits_until_the_lease_of_one_that_died_has_expired() -> None:
     world = World()
-    Lease(world.control, POLLER_LEASE, "late", 12.0).hold()
+    Lease(world.control, POLLER_LEASE, "dead", 30.0).hold()
     uid = world.simulator.upload(generation_seconds=2.0)
     world.deliver_webhooks()
-    summary = world.poll(WINDOW, command=SCHEDULED)
-    assert summary.ready == 1
-    row = world.downloads.rows[uid, DEFAULT]
-    assert row.ready_at is not None
-    assert row.ready_at - START < 20
+    assert world.poll(WINDOW, command=SCHEDULED).ready == 1
+    ready_at = world.downloads.rows[uid, DEFAULT].ready_at
+    assert ready_at is not None
+    assert ready_at - START < 40
+    started = world.clock()
+    Lease(world.control, POLLER_LEASE, "at work", 60.0).hold()
+    assert world.poll(WINDOW, command=SCHEDULED).ended == "another run is at work"
+    assert world.clock() == started + 31.0
+
+
+CLAIMED = PollCommand(claim="c")
+
+
+@pytest.mark.parametrize(
+    ("command", "since", "window", "end", "stop"),
+    [
+        (BY_HAND, None, 50.0, 50.0, 55.0),
+        (BY_HAND, None, 58.0, 58.0, 58.0),
+        (SCHEDULED, 10.0, 50.0, 50.0, 55.0),
+        (BY_HAND, 8.0, 50.0, 50.0, 51.0),
+        (BY_HAND, 20.0, 0.0, 0.0, 39.0),
+        (BY_HAND, 20.0, 50.0, 39.0, 39.0),
+        (BY_HAND, 80.0, 50.0, 39.0, 39.0),
+        (BY_HAND, 64.0, 60.0, 55.0, 55.0),
+        (BY_HAND, 118.5, 50.0, 0.5, 1.0),  # it does one batch
+        (CLAIMED, 64.0, 50.0, 0.0, 1.0),  # the scheduled run waits for its lease
+        (CLAIMED, 65.0, 50.0, 50.0, 54.0),
+        (CLAIMED, 4.0, 50.0, 50.0, 55.0),  # the scheduled run is over already
+    ],
+)
+def test_a_run_in_between_leaves_the_lease_to_the_next_scheduled_one(
+    command: PollCommand, since: float | None, window: float, end: float, stop: float
+) -> None:
+    scheduled_at = None if since is None else START - since
+    ends, stops = end_of(START, window, command, scheduled_at)
+    assert ends - START == end
+    assert stops - START == stop
 
 
 def test_a_run_that_is_not_scheduled_does_not_wait() -> None:
@@ -172,25 +193,51 @@ def test_a_run_that_is_not_scheduled_does_not_wait() -> None:
     assert world.clock() == START
 
 
-def test_a_run_reads_once_more_after_releasing_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_run_reads_once_more_after_releasing_its_lease(
+    *, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World()
+    world.simulator.upload(generation_seconds=5.0)
+    world.deliver_webhooks()
     release = Lease.release
-    uids: list[str] = []
+    released_at: list[float] = []
 
     def arrive_first(lease: Lease, *, completed: bool) -> None:
-        if not uids:
-            uids.append(world.simulator.upload(generation_seconds=5.0))
+        if not released_at:
+            world.simulator.upload(generation_seconds=5.0)
             world.deliver_webhooks()
+        released_at.append(world.clock())
         release(lease, completed=completed)
+        if taken:
+            Lease(world.control, POLLER_LEASE, "another", 60.0).hold()
 
     monkeypatch.setattr(Lease, "release", arrive_first)
-    summary = world.poll(WINDOW)
-    assert summary.ready == 1
+    ready = 1 if taken else 2
+    assert world.poll(WINDOW).ready == ready
+    assert (world.clock() == released_at[0]) is taken
+    assert len(world.control.read(PACE).value["default"]["samples"]) == ready
+
+
+@pytest.mark.parametrize("ended", ["nothing more is due", USED_UP, None])
+def test_a_run_notes_its_end_unless_it_died(
+    ended: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(limit=1 if ended == USED_UP else 600)
+    world.downloads.add(requested())
+    if ended:
+        assert world.poll().ended == ended
+    else:
+        monkeypatch.setattr(world.downloads, "read", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            world.poll()
+    notes = world.control.read(POLLER_LEASE).value["notes"]
+    assert ("completed_at" in notes) is (ended is not None)
 
 
 @pytest.mark.parametrize(
     ("later", "wake"),
-    [(KNOWN_FOR / 2, []), (30.0, ["read"])],  # a run was just started, or is at work
+    [(0.9, []), (1.0, ["read"])],  # a run was just started, or is at work
 )
 def test_a_warm_webhook_makes_four_calls_of_dynamodb_around_the_create(
     later: float, wake: list[str], monkeypatch: pytest.MonkeyPatch

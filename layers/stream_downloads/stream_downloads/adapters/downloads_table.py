@@ -279,5 +279,5 @@ def _readable(items: list[dict[str, Any]]) -> Iterator[Download]:
         try:
             yield from_item(item)
         except Unreadable as error:
-            uid = item.get("video_uid", {}).get("S")
-            logger.error("A row cannot be read", extra={"video_uid": uid, "reason": str(error)})
+            details = {"video_uid": item.get("video_uid", {}).get("S"), "reason": str(error)}
+            logger.error("A row cannot be read", extra=details)

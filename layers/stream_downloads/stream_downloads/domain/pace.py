@@ -154,9 +154,9 @@ def fit(samples: Sequence[Sample]) -> Fit:
             _truncated(mean + slope * x, deviation, low, high)
             for x, (low, high) in zip(centered, bounds, strict=True)
         ]
-        rests = [m - slope * x for x, (m, _) in zip(centered, within, strict=True)]
-        mean = (_PRIOR_WEIGHT * _PRIOR.mean + sum(rests)) / count
-        slope = _slope(centered, [m - mean for m, _ in within], spread_of_durations, deviation)
+        means = [m for m, _ in within]
+        mean = (_PRIOR_WEIGHT * _PRIOR.mean + sum(means)) / count  # the sum of `centered` is 0
+        slope = _slope(centered, means, spread_of_durations, deviation)
         spread = _PRIOR_WEIGHT * (_PRIOR.variance + (mean - _PRIOR.mean) ** 2)
         spread += sum(
             variance + (m - mean - slope * x) ** 2
@@ -214,5 +214,5 @@ def first_sample(row: Download, percent: float | None, now: float) -> Sample | N
         return Sample(age, math.inf, duration)
     most = age * 100 / (percent - PERCENT_NOISE)
     began_at = min(BEGINS_WITHIN, age / 2)
-    least = began_at + (age - began_at) * 100 / min(100.0, percent + PERCENT_NOISE)
+    least = began_at + (age - began_at) * 100 / (percent + PERCENT_NOISE)
     return Sample(max(age, least), most, duration)

@@ -116,12 +116,7 @@ class Poller:
         self._clock = service.clock
         self._rows = WorkingSet(service.downloads)
         self._read_at: dict[Group, float] = {}
-        self._leased_at = 0.0
-        self._end = self._stop_at = math.inf
         self._summary = Summary()
-        self._turn = 0
-        self._pace = Pace.of({})
-        self._pace_version = 0
         self._held_up = USED_UP
         self._samples: dict[Key, Sample] = {}
 
@@ -139,8 +134,9 @@ class Poller:
         if not self._acquire(started, scheduled=command.scheduled):
             self._summary.ended = "another run is at work"
             return self._summary
-        self._set_end(started, window, command)
-        self._turn = int(started // MINUTE)  # another kind of request first in each run
+        scheduled_at = self._lease.notes.get("scheduled_at")
+        self._end, self._stop_at = end_of(started, window, command, scheduled_at)
+        self._turn = int(started / MINUTE)  # another kind of request first in each run
         sent_before = self._service.gateway.sent
         try:
             while self._work(window):
@@ -163,20 +159,6 @@ class Poller:
             self._service.sleep(1.0)
         self._leased_at = self._service.monotonic()
         return True
-
-    def _set_end(self, started: float, window: float, command: PollCommand) -> None:
-        """Decide when to stop. A run in between ends where the next scheduled one begins."""
-        self._end = started + window
-        self._stop_at = started + max(window, BUSY_AT_MOST)
-        scheduled_at = self._lease.notes.get("scheduled_at")
-        if command.scheduled or scheduled_at is None:
-            return
-        minutes, since = divmod(started - scheduled_at, MINUTE)
-        next_run_at = started + MINUTE - since - HAND_OVER_BEFORE
-        if command.claim and minutes and since < SCHEDULE_STARTS_WITHIN:
-            next_run_at = started  # the scheduled run of this minute waits for the lease
-        self._end = min(self._end, next_run_at)
-        self._stop_at = min(self._stop_at, max(next_run_at, started + 1.0))
 
     def _work(self, window: float) -> bool:
         """Process due rows and release the lease; return True if it is held again for new rows.
@@ -367,6 +349,27 @@ class Poller:
         if learned:
             value = self._pace.with_samples(learned).as_value()
             self._service.control.write(PACE, value, self._pace_version)
+
+
+def end_of(
+    started: float, window: float, command: PollCommand, scheduled_at: float | None
+) -> tuple[float, float]:
+    """Return by when a run stops to wait for rows, and by when its last batch begins.
+
+    Args:
+        started: when the run was started.
+        window: for how many seconds it follows rows that fall due.
+        command: how it was started. A run in between ends where the next scheduled one begins.
+        scheduled_at: when the last scheduled run was started, None if none ever was.
+    """
+    end, stop_at = started + window, started + max(window, BUSY_AT_MOST)
+    if command.scheduled or scheduled_at is None:
+        return end, stop_at
+    minutes, since = divmod(started - scheduled_at, MINUTE)
+    next_run_at = started + MINUTE - since - HAND_OVER_BEFORE
+    if command.claim and minutes and since < SCHEDULE_STARTS_WITHIN:
+        next_run_at = started  # the scheduled run of this minute waits for the lease
+    return min(end, next_run_at), min(stop_at, max(next_run_at, started + 1.0))
 
 
 def _jobs(rows: Sequence[Download]) -> list[list[Download]]:

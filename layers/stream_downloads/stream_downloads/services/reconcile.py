@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -173,7 +174,7 @@ class Run:
         has no row is looked up. A failure is reported, and does not stop the backfill.
         """
         kept = self._control.read(ENCODING)
-        if self._service.clock() - kept.value.get("listed_at", 0.0) < ENCODING_EVERY:
+        if self._service.clock() - kept.value.get("listed_at", -math.inf) < ENCODING_EVERY:
             return
         try:
             self._check_encoding(kept)
@@ -191,20 +192,20 @@ class Run:
     def _check_encoding(self, kept: Record) -> None:
         """Look up the videos that are no longer listed as encoding, and keep the others."""
         now = self._service.clock()
-        listed_at, before = kept.value.get("listed_at", 0.0), kept.value.get("first_seen", {})
+        before = kept.value.get("first_seen", {})
         listed = self._list(status="inprogress").videos
         encoding = {video.uid: before.get(video.uid, int(now)) for video in listed}
         unlisted = {uid: seen_at for uid, seen_at in before.items() if uid not in encoding}
+        value: dict[str, Any] = {}
         try:
             self._look_up(unlisted, now)
-            listed_at = now
+            value["listed_at"] = now
         finally:
             left = encoding | unlisted
             if len(left) > ENCODING_AT_MOST:
                 details = {"videos": len(left) - ENCODING_AT_MOST}
                 logger.error("More videos are encoding than are remembered", extra=details)
-            first_seen = dict(islice(left.items(), ENCODING_AT_MOST))
-            value = {"listed_at": listed_at, "first_seen": first_seen}
+            value["first_seen"] = dict(islice(left.items(), ENCODING_AT_MOST))
             self._control.write(ENCODING, value, kept.version)
 
     def _look_up(self, unlisted: dict[str, float], now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from functools import partial
@@ -58,7 +59,7 @@ class Waker:
         self._start = start
         self._window = window
         self._monotonic = monotonic
-        self._known_until = 0.0
+        self._known_until = -math.inf
 
     def wake(self, due_in: float) -> None:
         """Start a run for what falls due in so many seconds, unless one is at work.

@@ -75,16 +75,13 @@ class WorkingSet:
         list answers for all downloads of a video.
         """
         due = self._due(queues, now)
+        if not due:
+            return []
         videos = {row.video_uid for row in due if _waits_for_progress(row)}
-        soon = now + TOGETHER_WITHIN
-        later = [] if not due else self._due(queues, math.inf)
-        return due + [
-            row
-            for row in later
-            if (row.due_at or 0.0) > now
-            and _waits_for_progress(row)
-            and ((row.due_at or 0.0) <= soon or row.video_uid in videos)
-        ]
+        soon = self._due(queues, now + TOGETHER_WITHIN)
+        same = [row for row in self._due(queues, math.inf) if row.video_uid in videos]
+        polls = [row for row in (*soon, *same) if _waits_for_progress(row)]
+        return list({row.key: row for row in (*due, *polls)}.values())
 
     def next_due_at(self) -> float:
         """Return when the next row falls due, infinity if none does."""
@@ -145,7 +142,8 @@ class WorkingSet:
             row
             for row in self._rows.values()
             if row.queue in queues
-            and (row.due_at or 0.0) <= until
+            and row.due_at is not None
+            and row.due_at <= until
             and row.key not in self._left_out
         ]
 
