@@ -22,7 +22,7 @@ export UV_SYSTEM_CERTS := 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo playground test test-code test-deployed check chaos mutants fuzz load format bench build deploy smoke package undeploy lock clean
+.PHONY: help demo playground test check chaos mutants fuzz load format bench build deploy smoke package undeploy lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,16 +34,10 @@ demo: $(EMULATED) ## deploy on a local emulator and watch videos become URLs
 playground: $(EMULATED) ## deploy on a local emulator, to try things out until Ctrl-C
 	@$(PYTHON) -m tests.playground
 
-# Side by side, because functions on the emulator mostly wait. Their tests have time limits, so they come first, by `nice`.
 test: $(EMULATED) ## unit and integration tests with coverage, faults, end to end
-	@$(PYTHON) -m tests.side_by_side test-code test-deployed
-
-test-code:
-	nice $(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
-	nice $(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
-
-test-deployed:
-	$(PYTHON) -m pytest --numprocesses 4 tests/e2e
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
+	$(PYTHON) -m pytest --numprocesses 3 tests/e2e
 
 check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
 	ruff check .

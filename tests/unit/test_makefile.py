@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests import side_by_side
 from tests.support.emulator import REPOSITORY
 
 
@@ -58,17 +56,3 @@ def test_there_is_a_cache_if_the_home_can_be_written_to(
 ) -> None:
     home = home.format(tmp_path=tmp_path)
     assert make(f"--eval=show:; @printenv {variable}", "show", HOME=home).stdout == printed
-
-
-def test_targets_run_to_their_ends_side_by_side_and_a_failure_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    os.mkfifo(tmp_path / "pipe")  # a writer waits for its reader
-    makefile = "one:\n\t@echo met > pipe; echo end\ntwo:\n\t@cat pipe; exit 3\n"
-    (tmp_path / "Makefile").write_text(makefile, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    assert side_by_side.main(["one", "two"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert "one end" in lines
-    assert "two met" in lines
-    assert lines[-1].startswith("make two failed")
