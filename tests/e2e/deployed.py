@@ -356,7 +356,7 @@ def eventually(
     ends_at = time.monotonic() + within
     while not good(seen := look()):
         assert time.monotonic() < ends_at, f"still not so after {within:.0f} s: {seen!r}"
-        time.sleep(0.2)
+        time.sleep(0.05)
     return seen
 
 
