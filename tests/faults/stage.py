@@ -41,6 +41,7 @@ from stream_downloads.services.receive import receive
 from stream_downloads.services.reconcile import Run
 from stream_downloads.services.record import Known
 from stream_downloads.services.register import register
+from stream_downloads.services.signing_secret import GUEST, position_of
 from stream_downloads.services.waker import Waker
 from tests.faults.invariants import Invariants, retry_after_of
 from tests.faults.sandbox import Gated, Killed, Plan, Sandbox, Turns, at_the_same_time
@@ -195,7 +196,6 @@ class Stage:
         self.limit, self.retention, self.plan, self.skew = limit, retention, plan, skew
         self.pause = pause
         self.period = period
-        self.is_guest = False
         self.events = Events() if video_events else None
         self.chance = random.Random(seed)  # noqa: S311
         self.simulator = WatchedSimulator(clock=self.clock, seed=seed)
@@ -228,7 +228,6 @@ class Stage:
         """Have another system subscribe, which passes all requests on unchanged."""
         secret = self.simulator.outbox.subscribe(OWNERS_URL, self.clock()).secret
         self.invariants.secrets.add(secret)
-        self.is_guest = True
         self.register(Registration.GUEST)
 
     def rotate_signing_secret(self) -> None:
@@ -331,7 +330,7 @@ class Stage:
             self.invariants.breaks(8, "a forged webhook left a trace")
 
     def _traces(self) -> tuple[int, int]:
-        allowed = "get webhook" if self.is_guest else None
+        allowed = "get webhook" if position_of(self.control) == GUEST else None
         calls = sum(call.name != allowed for call in self.simulator.calls)
         return calls, sum(row.version for row in self.downloads.rows.values())
 

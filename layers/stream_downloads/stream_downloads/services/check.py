@@ -20,7 +20,7 @@ from stream_downloads.services.manage import STOP_BEFORE_TIMEOUT, oldest_due
 from stream_downloads.services.poll import LIVE_QUEUES
 from stream_downloads.services.reconcile import LOOK_BACK
 from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
-from stream_downloads.services.signing_secret import GUEST, REGISTRATION, is_same_url
+from stream_downloads.services.signing_secret import GUEST, is_same_url, position_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,7 +319,7 @@ class Inspection:
                 f"{there} This stack knows their signing secret, and takes what is passed on.",
                 None,
             )
-        if found and self._service.control.read(REGISTRATION).value.get("position") == GUEST:
+        if found and position_of(self._service.control) == GUEST:
             return f"{there} This stack does not know their signing secret yet.", STORE_AS_GUEST
         minutes = self._installation.reconcile_minutes
         there += f" The reconciliation finds new videos, every {counted(minutes, 'minute')}."

@@ -17,6 +17,7 @@ from stream_downloads.services.record import WEBHOOK_TAKES_AT_MOST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream_downloads.adapters.shared_state import Control
     from stream_downloads.adapters.stream_api import WebhookSubscription
     from stream_downloads.services.dependencies import Service
 
@@ -46,7 +47,7 @@ def refresh(
     the next run of the schedule.
     """
     try:
-        position = service.control.read(REGISTRATION).value.get("position")
+        position = position_of(service.control)
         if position is None:
             return {"result": "not registered"}
         found = service.gateway.ask(service.gateway.stream.get_webhook, seconds=CALL_SECONDS)
@@ -81,7 +82,7 @@ def refresh_as_guest(service: Service, store_secret: Callable[[str], bool]) -> b
     Raises:
         botocore.exceptions.ClientError, BotoCoreError: AWS could not be asked.
     """
-    if service.control.read(REGISTRATION).value.get("position") != GUEST:
+    if position_of(service.control) != GUEST:
         return False
     question = service.control.read(QUESTION)
     seconds = question.now - question.value.get("asked_at", -math.inf)
@@ -114,6 +115,12 @@ def store_owners_secret(service: Service, store_secret: Callable[[str], bool]) -
     finally:
         service.gateway.settle()
     return found is not None
+
+
+def position_of(control: Control) -> str | None:
+    """Return the registered position, `OWNER` or `GUEST`; None without a registration."""
+    position: str | None = control.read(REGISTRATION).value.get("position")
+    return position
 
 
 def is_same_url(subscription: WebhookSubscription, webhook_url: str) -> bool:
