@@ -84,7 +84,7 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
         "CloudflareRequestLimit": "1000",
         "CloudflareSecretKmsKeyArn": f"arn:aws:kms:{REGION}:000000000000:key/{uuid4()}",
         "DownloadTypes": "default,audio",
-        "PollWindowSeconds": "2",
+        "PollWindowSeconds": "1",
         "ReconcileLookbackHours": "24",
         "ReconcileMinutes": "1440",
         "RetentionDays": "1",

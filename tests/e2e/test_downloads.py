@@ -21,15 +21,15 @@ INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 @pytest.fixture
-def example(either: Deployed) -> Iterator[Deployed]:
+def example(plain: Deployed) -> Iterator[Deployed]:
     """Let Cloudflare have the video of its guide's example event, without a row in the table."""
-    either.cloudflare.videos[VIDEO_UID] = Video(
+    plain.cloudflare.videos[VIDEO_UID] = Video(
         VIDEO_UID, time.time(), Upload(generation_seconds=0.0)
     )
-    yield either
-    del either.cloudflare.videos[VIDEO_UID]
+    yield plain
+    del plain.cloudflare.videos[VIDEO_UID]
     for kind in ("default", "audio"):
-        either.delete(VIDEO_UID, kind)
+        plain.delete(VIDEO_UID, kind)
 
 
 def test_a_webhook_becomes_a_url(either: Deployed) -> None:
@@ -83,42 +83,42 @@ def test_a_percentage_is_seen_before_the_url(plain: Deployed) -> None:
     assert "url" not in row
 
 
-def test_a_private_video_is_marked_as_such(either: Deployed) -> None:
-    uid = either.upload_and_hear(private=True)
-    either.poll()
-    row = either.row(uid)
+def test_a_private_video_is_marked_as_such(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(private=True)
+    plain.poll()
+    row = plain.row(uid)
     assert row["status"] == "ready"
     assert row["requires_signed_url"] is True
-    assert either.cloudflare.fetch(row["url"]) == 401
+    assert plain.cloudflare.fetch(row["url"]) == 401
 
 
-def test_a_failed_video_ends_in_error_with_cloudflares_reason(either: Deployed) -> None:
-    uid = either.upload_and_hear(error_code="ERR_NON_VIDEO", error_message="Not a video")
-    row = either.row(uid)
+def test_a_failed_video_ends_in_error_with_cloudflares_reason(guarded: Deployed) -> None:
+    uid = guarded.upload_and_hear(error_code="ERR_NON_VIDEO", error_message="Not a video")
+    row = guarded.row(uid)
     assert row["status"] == "error"
     assert row["error_code"] == "ERR_NON_VIDEO"
     assert row["error_message"] == "Not a video"
-    assert either.creates(uid) == []
+    assert guarded.creates(uid) == []
 
 
-def test_a_webhook_that_comes_again_changes_nothing(either: Deployed) -> None:
-    uid = either.upload_and_hear(webhook_delays=(0.0, 0.0, 0.3))
-    either.hear(uid, times=3)
-    either.poll()
-    ready = either.row(uid)
-    either.cloudflare.repeat_webhook(uid)
-    either.hear(uid, times=4)
-    assert either.row(uid) == ready
-    assert either.creates(uid).count("default") == 1
+def test_a_webhook_that_comes_again_changes_nothing(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(webhook_delays=(0.0, 0.0, 0.3))
+    plain.hear(uid, times=3)
+    plain.poll()
+    ready = plain.row(uid)
+    plain.cloudflare.repeat_webhook(uid)
+    plain.hear(uid, times=4)
+    assert plain.row(uid) == ready
+    assert plain.creates(uid).count("default") == 1
 
 
-def test_a_webhook_that_was_overtaken_changes_nothing(either: Deployed) -> None:
-    uid = either.upload_and_hear()
+def test_a_webhook_that_was_overtaken_changes_nothing(plain: Deployed) -> None:
+    uid = plain.upload_and_hear()
     late = encoded(video_event("video_failed", uid=uid))
-    assert either.post(late, either.sign(late)) == 200
-    either.poll_until("ready", uid)
-    assert either.post(late, either.sign(late)) == 200
-    assert either.status(uid) == "ready"
+    assert plain.post(late, plain.sign(late)) == 200
+    plain.poll_until("ready", uid)
+    assert plain.post(late, plain.sign(late)) == 200
+    assert plain.status(uid) == "ready"
 
 
 def test_cloudflares_own_example_becomes_a_url(example: Deployed) -> None:
@@ -143,54 +143,54 @@ def test_a_body_in_base64_is_verified_byte_for_byte(example: Deployed) -> None:
 
 
 @pytest.mark.parametrize("name", ["receive_webhook", "receive_webhook_video_failed"])
-def test_the_example_invocations_are_understood(either: Deployed, name: str) -> None:
+def test_the_example_invocations_are_understood(plain: Deployed, name: str) -> None:
     # Signed in 2009, with the secret of the example.
-    assert either.stack.invoke("ReceiveWebhookFunctionName", load_event(name)) == {
+    assert plain.stack.invoke("ReceiveWebhookFunctionName", load_event(name)) == {
         "statusCode": 403,
         "headers": {"Content-Type": "text/plain; charset=utf-8"},
         "body": "forbidden",
     }
 
 
-def test_what_is_not_authentic_is_refused(either: Deployed) -> None:
-    either.restart("ReceiveWebhook")  # a secret may be read again only once a minute
+def test_what_is_not_authentic_is_refused(guarded: Deployed) -> None:
+    guarded.restart("ReceiveWebhook")  # a secret may be read again only once a minute
     uid = f"{time.time_ns():032x}"
     body = encoded(video_event(uid=uid))
     now = int(time.time())
-    calls = len(either.cloudflare.calls)
+    calls = len(guarded.cloudflare.calls)
     for signature in (
         None,
         "",
         f"time={now}",
         f"time={now},sig1={'0' * 64}",
-        either.sign(body + b"\n"),
-        either.sign(body, at=now - 400),
-        either.sign(body, at=now + 400),
+        guarded.sign(body + b"\n"),
+        guarded.sign(body, at=now - 400),
+        guarded.sign(body, at=now + 400),
     ):
-        assert either.post(body, signature) == 403
-    assert either.row(uid) == {}
-    sent = list(either.cloudflare.calls)[calls:]
+        assert guarded.post(body, signature) == 403
+    assert guarded.row(uid) == {}
+    sent = list(guarded.cloudflare.calls)[calls:]
     assert not [call for call in sent if call.video_uid in (None, uid)]  # the schedule polls others
-    either.restart("ReceiveWebhook")
+    guarded.restart("ReceiveWebhook")
 
 
-def test_a_live_input_event_is_taken_and_left_alone(either: Deployed) -> None:
+def test_a_live_input_event_is_taken_and_left_alone(plain: Deployed) -> None:
     body = encoded(load_event("live_input"))
-    assert either.post(body, either.sign(body)) == 200
-    assert either.stack.log("ReceiveWebhook")[-1]["outcome"] == "unusable"
+    assert plain.post(body, plain.sign(body)) == 200
+    assert plain.stack.log("ReceiveWebhook")[-1]["outcome"] == "unusable"
 
 
-def test_the_status_tells_of_one_video_and_of_all(either: Deployed) -> None:
-    before = either.manage("status")
-    uid = either.upload_and_hear()
-    either.poll_until("ready", uid)
-    about = either.manage("status", uid, download_types=["default"])
+def test_the_status_tells_of_one_video_and_of_all(plain: Deployed) -> None:
+    before = plain.manage("status")
+    uid = plain.upload_and_hear()
+    plain.poll_until("ready", uid)
+    about = plain.manage("status", uid, download_types=["default"])
     assert about["video_uid"] == uid
     (row,) = about["downloads"]
     assert row == {
-        name: value for name, value in either.row(uid).items() if not name.startswith("_")
+        name: value for name, value in plain.row(uid).items() if not name.startswith("_")
     }
-    after = either.manage("status")
+    after = plain.manage("status")
     assert after["rows"]["ready"] > before["rows"]["ready"]
     assert after["rows"].keys() == {
         "requested",

@@ -75,33 +75,33 @@ def test_a_download_that_fails_is_made_again(plain: Deployed) -> None:
 
 
 def test_a_download_that_fails_again_and_again_ends_in_error_until_a_retry(
-    either: Deployed,
+    plain: Deployed,
 ) -> None:
-    uid = either.upload_and_hear(failing_creates={"default": 4})
+    uid = plain.upload_and_hear(failing_creates={"default": 4})
     for pause in (60, 300, 900):
-        either.poll_for(uid, waits_for("delete"))
-        either.pass_time(uid, seconds=pause)
-    row = either.poll_until("error", uid)
+        plain.poll_for(uid, waits_for("delete"))
+        plain.pass_time(uid, seconds=pause)
+    row = plain.poll_until("error", uid)
     assert row["error_code"] == "download_failed"
-    assert either.creates(uid).count("default") == 4
+    assert plain.creates(uid).count("default") == 4
 
-    assert either.manage("retry")["retried"] >= 1
-    either.poll_until("ready", uid)
-    assert either.creates(uid).count("default") == 5
+    assert plain.manage("retry")["retried"] >= 1
+    plain.poll_until("ready", uid)
+    assert plain.creates(uid).count("default") == 5
 
 
-def test_a_live_recording_over_four_hours_ends_in_error(either: Deployed) -> None:
-    uid = either.upload_and_hear(live_input="0123456789abcdef" * 2, duration_seconds=5 * 3600)
-    row = either.poll_until("error", uid, passing=900)
+def test_a_live_recording_over_four_hours_ends_in_error(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(live_input="0123456789abcdef" * 2, duration_seconds=5 * 3600)
+    row = plain.poll_until("error", uid, passing=900)
     assert row["error_code"] == "recording_too_long"
 
 
-def test_a_link_to_a_private_video_works(either: Deployed) -> None:
-    uid = either.upload_and_hear(private=True)
-    row = either.poll_until("ready", uid)
-    assert either.cloudflare.fetch(row["url"]) == 401
-    link = either.manage("link", uid, expires_in=60, filename="The-talk")
-    assert either.cloudflare.fetch(link["url"]) == 200
+def test_a_link_to_a_private_video_works(plain: Deployed) -> None:
+    uid = plain.upload_and_hear(private=True)
+    row = plain.poll_until("ready", uid)
+    assert plain.cloudflare.fetch(row["url"]) == 401
+    link = plain.manage("link", uid, expires_in=60, filename="The-talk")
+    assert plain.cloudflare.fetch(link["url"]) == 200
     assert link["url"].endswith("?filename=The-talk")
     assert link["expires_at"] > row["ready_at"]
 
@@ -122,11 +122,11 @@ def test_a_check_names_who_has_the_subscription(plain: Deployed) -> None:
     assert "to https://other.example.com/hook." in wrong["detail"]
 
 
-def test_a_bad_command_says_what_is_wrong_and_changes_nothing(either: Deployed) -> None:
-    rows = either.rows()
+def test_a_bad_command_says_what_is_wrong_and_changes_nothing(plain: Deployed) -> None:
+    rows = plain.rows()
     with pytest.raises(AssertionError, match=r"action has to be one of .* Nothing was changed"):
-        either.manage("explode")
-    assert either.rows().keys() == rows.keys()
+        plain.manage("explode")
+    assert plain.rows().keys() == rows.keys()
 
 
 @pytest.mark.usefixtures("subscription")

@@ -45,6 +45,7 @@ class Chaos(RuleBasedStateMachine):
         period=st.sampled_from([60.0, 3600.0]),
         video_events=st.booleans(),
         is_guest=st.booleans(),
+        has_poison=st.booleans(),
     )
     def begin(
         self,
@@ -55,12 +56,14 @@ class Chaos(RuleBasedStateMachine):
         period: float,
         video_events: bool,
         is_guest: bool,
+        has_poison: bool,
     ) -> None:
-        """Begin with an empty table, but for a row that cannot be dealt with."""
+        """Begin with an empty table, or with one row that cannot be dealt with."""
         self.stage = Stage(
             limit=limit, seed=seed, skew=float(skew), period=period, video_events=video_events
         )
-        self.stage.poison()
+        if has_poison:
+            self.stage.poison()
         if is_guest:
             self.stage.be_guest()
         else:
@@ -226,7 +229,7 @@ class Chaos(RuleBasedStateMachine):
 
 TestChaos = Chaos.TestCase
 TestChaos.settings = settings(
-    max_examples=25,
+    max_examples=40,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     stateful_step_count=40,
     deadline=None,
