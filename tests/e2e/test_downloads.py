@@ -211,15 +211,6 @@ def ready(plain_stack: Deployed) -> Item:
     return plain_stack.poll_until("ready", uid)
 
 
-def test_one_item_is_read_by_its_key(plain: Deployed, ready: Item) -> None:
-    answer = plain.stack.client("dynamodb").get_item(
-        TableName=plain.stack.outputs["DownloadsTableName"],
-        Key={"video_uid": {"S": ready["video_uid"]}, "download_type": {"S": "default"}},
-    )
-    assert answer["Item"]["status"] == {"S": "ready"}
-    assert answer["Item"]["url"] == {"S": ready["url"]}
-
-
 def test_the_documents_python_reads_urls(
     plain: Deployed, ready: Item, monkeypatch: pytest.MonkeyPatch
 ) -> None:

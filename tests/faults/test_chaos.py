@@ -229,7 +229,7 @@ class Chaos(RuleBasedStateMachine):
 
 TestChaos = Chaos.TestCase
 TestChaos.settings = settings(
-    max_examples=40,
+    max_examples=30,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     stateful_step_count=40,
     deadline=None,
