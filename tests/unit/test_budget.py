@@ -157,10 +157,11 @@ def test_a_record_without_permits_in_the_background_is_read() -> None:
     assert Allowance.parse(value, LIMIT, START).granted == {START: Permits(3, 4, background=0)}
 
 
+@pytest.mark.parametrize(("one", "other"), [("webhooks", "others"), ("others", "webhooks")])
 def test_a_record_of_a_former_version_closes_the_gate_until_its_permits_have_expired(
-    budget: Budget, control: Contested, clock: VirtualClock
+    budget: Budget, control: Contested, clock: VirtualClock, one: str, other: str
 ) -> None:
-    former = {"webhooks": [int(START), 50], "others": [int(START) - 9, 1, 10, 49]}
+    former = {one: [int(START), 50], other: [int(START) - 9, 1, 10, 49]}
     control.write(Budget.NAME, former | {"blocked_until": START}, 0)
     clock.sleep(WINDOW + SLACK)
     assert budget.take(1, Asker.OPERATOR).blocked_until == START + 1 + WINDOW + SLACK

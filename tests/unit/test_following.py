@@ -95,6 +95,10 @@ NOT_PROGRESS: dict[str, Callable[[], tuple[Download, Download]]] = {
         in_progress(creation=None),
         polled(in_progress(creation=None)),
     ),
+    "the index would come too late": lambda: (
+        in_progress(),
+        polled(in_progress(), poll_at=NOW + 59),
+    ),
     "it is checked": lambda: (ready(), ready(work=Work(Step.RECHECK, NOW + 1))),
 }
 
@@ -102,6 +106,10 @@ NOT_PROGRESS: dict[str, Callable[[], tuple[Download, Download]]] = {
 @pytest.mark.parametrize("case", NOT_PROGRESS)
 def test_anything_but_progress_is_written_at_once(case: str) -> None:
     assert transitions.followed(*NOT_PROGRESS[case]()) is None
+
+
+def test_a_poll_at_the_time_in_the_index_is_kept_in_memory() -> None:
+    assert transitions.followed(in_progress(), polled(in_progress(), poll_at=NOW + 60))
 
 
 def test_a_row_keeps_its_time_beside_that_of_the_index() -> None:
@@ -221,10 +229,12 @@ def test_polls_that_fall_due_within_a_second_of_another_are_sent_with_it() -> No
         [
             *((in_progress(), 0.0), (in_progress(), 0.5), (in_progress(), 1.0)),
             *((in_progress(), 1.1), (requested(), 0.5), (FAILING, 0.5)),
+            (transitions.create_sent(requested(), NOW), 0.5),
+            (in_progress(work=Work(Step.CREATE, NOW)), 0.5),
             (in_progress(UID, AUDIO), 2.5),
         ]
     ):
-        table.add(replace(due(row, NOW + seconds), video_uid=f"{number % 6:032x}"))
+        table.add(replace(due(row, NOW + seconds), video_uid=f"{number % 8:032x}"))
     for queue in queues:
         rows.read(queue, NOW + 9, NOW + 9)
     assert rows.due(queues, NOW - 1) == []

@@ -160,6 +160,13 @@ def test_meta_of_another_type_has_no_name(meta: object) -> None:
     assert parse(meta=meta).name is None
 
 
+@pytest.mark.parametrize(
+    ("said", "logged"), [("audio", None), ("x" * 99, "'" + "x" * 59), (["é"], "['\\xe9']")]
+)
+def test_an_unknown_choice_of_downloads_is_kept_in_part(said: object, logged: str | None) -> None:
+    assert parse(meta={"downloads": said}).unknown_downloads == logged
+
+
 def test_an_event_of_the_two_needed_fields_is_enough() -> None:
     body = encoded({"uid": VIDEO_UID, "status": {"state": "ready"}})
     assert parse_webhook(body) == Video(uid=VIDEO_UID, state="ready")
