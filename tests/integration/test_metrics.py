@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -108,10 +108,19 @@ def upload(world: World, **details: Any) -> str:
 
 
 def drop_downloads(world: World, uid: str) -> None:
-    """Delete downloads at Cloudflare and let a week pass until that is found."""
+    """Delete downloads at Cloudflare and let a week pass until that is found, with a failure."""
+    world.simulator.faults.script(Fault.CANNOT_CONNECT, calls=["get video"])
     world.simulator.drop_download(uid, DownloadType.DEFAULT)
     world.clock.sleep(8 * DAY)
     poll(world, 5)
+
+
+def end_retentions(world: World) -> None:
+    """Shorten the retention and let a week pass until the ready downloads are deleted."""
+    world.service = replace(world.service, retention=1.0)
+    world.clock.sleep(8 * DAY)
+    poll(world, 5)
+    assert not any(row.url for row in world.downloads.rows.values())
 
 
 def lose_a_webhook(world: World) -> None:
@@ -143,8 +152,10 @@ def written() -> Written:
         fail_a_request(world, Fault.URL_FOREIGN, "list downloads")
         fail_a_request(world, Fault.UNAUTHORIZED, "create download")
         fail_a_request(world, Fault.THROTTLED, "create download")
+        fail_a_request(world, Fault.NOT_FOUND, "create download")
         upload(world, failing_creates={"default": 9})
         poll(world, 60)
+        end_retentions(world)
     return written
 
 
@@ -166,8 +177,8 @@ def test_every_metric_is_written_by_the_code(written: Written) -> None:
         (Metric.VIDEOS_FOUND, {}, 1),
         (Metric.DRIFT, {}, 1),
         (Metric.DOWNLOADS_FAILED, {}, 1),
-        # The first one, once more after it had vanished, the lost one and the three with a fault.
-        (Metric.DOWNLOADS_READY, {}, 6),
+        # The first one, once more after it had vanished, the lost one and the four with a fault.
+        (Metric.DOWNLOADS_READY, {}, 7),
     ],
 )
 def test_what_happens_once_is_counted_once(

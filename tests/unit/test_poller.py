@@ -156,6 +156,13 @@ def test_a_window_follows_what_falls_due_within_it() -> None:
     assert world.clock() <= NOW + 50
 
 
+def test_a_run_ends_at_once_if_nothing_falls_due_within_its_window() -> None:
+    world = World()
+    world.downloads.add(due(requested(), NOW + 50))
+    world.poll(window=50.0)
+    assert world.clock() == NOW
+
+
 def test_without_a_window_a_run_is_one_pass() -> None:
     world = World()
     wanted(world, generation_seconds=0.5)

@@ -209,7 +209,7 @@ class Poller:
             next_due_at = self._rows.next_due_at()
             read_again_at = self._read_at[LIVE_QUEUES] + READ_AGAIN_AFTER
             wake_at = now + READ_AGAIN_AFTER if due else min(next_due_at, read_again_at)
-            if next_due_at > self._end or wake_at >= self._end:
+            if next_due_at >= self._end or wake_at >= self._end:
                 if due:
                     raise Stop(self._held_up)
                 return
