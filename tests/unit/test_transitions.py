@@ -344,9 +344,7 @@ def test_a_request_for_nothing_new_changes_nothing(ask: Transition, state: str) 
         (deleting(creation=None), Step.DELETE),
     ],
 )
-def test_a_request_opens_what_had_ended_and_deletes_what_may_be_there(
-    row: Download, step: Step
-) -> None:
+def test_a_request_opens_what_ended_and_deletes_what_is_left(row: Download, step: Step) -> None:
     again = transitions.request_again(replace(row, recreations=2), NOW + 9, lane=Lane.BACKFILL)
     new = transitions.request(VIDEO, row.download_type, NOW + 9, lane=Lane.BACKFILL)
     assert again == replace(new, work=Work(step, NOW + 9), creation=row.creation)
@@ -561,9 +559,7 @@ def test_a_list_that_shows_the_download_ends_all_trouble(row: Download, seen: Tr
         ),
     ],
 )
-def test_a_video_that_is_found_ends_only_its_trouble(
-    row: Download, kept: TroubleKind | None
-) -> None:
+def test_a_found_video_ends_only_its_own_trouble(row: Download, kept: TroubleKind | None) -> None:
     assert trouble_of(video_found(row, NOW + 2)) is kept
 
 
@@ -589,9 +585,7 @@ def test_a_create_whose_answer_was_lost_is_as_old_as_its_request() -> None:
 
 
 @pytest.mark.parametrize(("age", "kept"), [(50.0, 40.0), (79.9, 40.0), (80.0, 80.0), (90.0, 90.0)])
-def test_the_earlier_report_is_kept_until_the_next_can_tell_a_speed(
-    age: float, kept: float
-) -> None:
+def test_the_earlier_report_is_kept_until_another_tells_a_speed(age: float, kept: float) -> None:
     row = transitions.listed_in_progress(in_progress(), 40.0, NOW + 50, NOW + 40)
     row = transitions.listed_in_progress(row, age, NOW + 99, NOW + age)
     assert row.creation
