@@ -73,7 +73,7 @@ def test_a_permit_leaves_a_part_of_the_limit_to_others(world: GatewayWorld) -> N
     assert world.gateway.permit(LIMIT, Asker.OPERATOR, leave=0.5).count == LIMIT // 2
 
 
-def test_a_permit_reads_the_credentials_first_as_that_may_take_longer_than_a_grant_holds(
+def test_a_permit_reads_the_credentials_before_its_grant_begins(
     world: GatewayWorld,
 ) -> None:
     world.credentials.seconds = USE_WITHIN + 1
@@ -164,7 +164,7 @@ def test_refused_credentials_that_have_changed_are_sent_again(world: GatewayWorl
     assert world.send()
 
 
-def test_refused_credentials_that_another_thread_has_renewed_are_not_read_again(
+def test_refused_credentials_that_another_thread_renewed_are_not_read_again(
     world: GatewayWorld,
 ) -> None:
     def renewed_meanwhile(**_: Any) -> None:
@@ -185,7 +185,7 @@ def test_refused_credentials_that_have_not_changed_are_an_alarm(world: GatewayWo
     assert world.metrics == [Metric.CREDENTIALS_REFUSED]
 
 
-def test_credentials_that_cannot_be_read_are_an_alarm_and_nothing_is_sent(
+def test_credentials_that_cannot_be_read_are_an_alarm_and_send_nothing(
     world: GatewayWorld,
 ) -> None:
     grant = world.gateway.permit(1, Asker.POLLER)
@@ -199,9 +199,9 @@ def test_credentials_that_cannot_be_read_are_an_alarm_and_nothing_is_sent(
 def test_what_a_header_says_of_the_limit_is_shared_once_it_is_settled(world: GatewayWorld) -> None:
     world.simulator.others_send(1195)
     world.send()
-    assert world.others.take(1, Asker.OPERATOR).left > 5
+    assert world.others.take(6, Asker.OPERATOR).count == 6
     world.gateway.settle()
-    assert world.others.take(1, Asker.OPERATOR).left < 5
+    assert world.others.take(6, Asker.OPERATOR).count < 5
 
 
 # --- Ask
@@ -212,7 +212,7 @@ def test_a_caller_gets_the_answer_of_one_request(world: GatewayWorld) -> None:
     assert world.requests == ["get_video: ok"]
 
 
-def test_a_caller_is_asked_for_no_second_try_when_the_credentials_have_changed(
+def test_a_caller_need_not_try_again_when_the_credentials_have_changed(
     world: GatewayWorld,
 ) -> None:
     world.credentials.in_memory = "old-token"
@@ -257,7 +257,7 @@ def test_a_caller_hears_of_a_request_that_could_not_be_sent_in_time(world: Gatew
     assert world.gateway.sent == 0
 
 
-def test_what_the_answer_to_a_caller_says_of_the_limit_is_shared_at_once(
+def test_what_an_answer_to_a_caller_says_of_the_limit_is_shared_at_once(
     world: GatewayWorld,
 ) -> None:
     world.simulator.others_send(1195)
