@@ -221,9 +221,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
-def test_a_stale_copy_serves_while_secrets_manager_is_down(
-    users: Stored, failure: Exception
-) -> None:
+def test_a_stale_copy_serves_during_an_outage(users: Stored, failure: Exception) -> None:
     users.api.headers()
     users.fail(failure)
     users.clock.now += 3600
@@ -293,9 +291,7 @@ def test_a_current_secret_that_cannot_be_used_is_our_own_fault(ours: Stored, cur
         ours.signing.candidates()
 
 
-def test_each_version_is_read_once_in_five_minutes_even_if_there_is_no_previous(
-    ours: Stored,
-) -> None:
+def test_each_version_is_read_once_in_five_minutes_even_if_one_is_missing(ours: Stored) -> None:
     for _ in range(100):
         ours.signing.candidates()
         ours.clock.now += 3
@@ -381,9 +377,7 @@ def test_a_secret_is_stored_where_there_was_none(secrets_manager: SecretsManager
     assert store(secrets_manager, "first") is True
 
 
-def test_nothing_is_stored_when_the_stored_one_cannot_be_read(
-    secrets_manager: SecretsManager,
-) -> None:
+def test_nothing_is_stored_over_what_cannot_be_read(secrets_manager: SecretsManager) -> None:
     secrets_manager.store(ARN, signing_secret("first"))
     secrets_manager.fail(refusal("AccessDeniedException"))
     with pytest.raises(ClientError):
@@ -392,7 +386,7 @@ def test_nothing_is_stored_when_the_stored_one_cannot_be_read(
 
 
 @pytest.mark.parametrize("secret", ["", "with a space", "newline\n", "é"])
-def test_a_secret_that_could_verify_nothing_is_not_stored(
+def test_a_secret_that_verifies_nothing_is_not_stored(
     secrets_manager: SecretsManager, secret: str
 ) -> None:
     with pytest.raises(SecretUnavailable):
