@@ -445,7 +445,7 @@ def test_a_long_run_renews_its_lease_every_15_seconds_and_reads_every_3(
     assert sorted(set(read))[:19] == list(range(0, 57, 3))
 
 
-def test_a_run_without_allowance_asks_again_every_3_seconds_while_its_window_lasts(
+def test_a_run_without_allowance_asks_again_every_3_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(limit=1)
@@ -495,9 +495,7 @@ def test_a_run_that_begins_without_time_sends_nothing() -> None:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("window", [0.0, 50.0])
-def test_more_than_the_allowance_is_worked_off_oldest_first_within_the_limit(
-    window: float,
-) -> None:
+def test_more_than_the_allowance_is_worked_off_oldest_first_within_the_limit(window: float) -> None:
     world = World(limit=100)
     uids = []
     for _ in range(250):

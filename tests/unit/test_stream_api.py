@@ -447,9 +447,7 @@ def test_a_refusal_of_the_credentials_or_the_account_says_what_to_check(
         (429, RefusalKind.THROTTLED),
     ],
 )
-def test_a_page_instead_of_an_envelope_says_nothing_of_a_video(
-    status: int, kind: RefusalKind
-) -> None:
+def test_a_page_of_html_says_nothing_about_a_video(status: int, kind: RefusalKind) -> None:
     error = refusal(OneAnswer(b"<html></html>", status=status, content_type="text/html"))
     assert error.kind is kind
     assert "the answer is not declared as JSON" in str(error)
@@ -477,9 +475,7 @@ def test_a_page_instead_of_an_envelope_says_nothing_of_a_video(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_success_that_cannot_be_used_is_an_ambiguous_refusal(
-    answer: OneAnswer, defect: str
-) -> None:
+def test_a_success_without_use_is_an_ambiguous_refusal(answer: OneAnswer, defect: str) -> None:
     error = refusal(answer)
     assert error.kind is RefusalKind.UNUSABLE
     assert error.ambiguous
