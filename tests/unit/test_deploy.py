@@ -310,10 +310,7 @@ HERE = 'stack_name = "mine"\nprofile = "work"'
     ],
 )
 def test_the_table_is_that_of_the_stack_that_sam_deploys(
-    deployed: Cloud,
-    saved: str,
-    arguments: list[str],
-    reached: tuple[str | None, ...],
+    deployed: Cloud, saved: str, arguments: list[str], reached: tuple[str | None, ...]
 ) -> None:
     deployed.save(saved)
     assert deploy.main(arguments) == 0

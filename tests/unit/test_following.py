@@ -88,10 +88,7 @@ NOT_PROGRESS: dict[str, tuple[Download, Download]] = {
     "it is ready": (ROW, transitions.listed_ready(ROW, url_of(), RECHECK, NOW + 60)),
     "it failed": (ROW, transitions.listed_failed(ROW, NOW + 60)),
     "it is not listed": (ROW, transitions.unlisted(ROW, NOW + 60)),
-    "it took a day": (
-        ROW,
-        transitions.listed_in_progress(ROW, 4.0, NOW + 90_000, NOW + 90_000),
-    ),
+    "it took a day": (ROW, transitions.listed_in_progress(ROW, 4.0, NOW + 90_000, NOW + 90_000)),
     "a failure is over": (FAILING, polled(FAILING)),
     "the create is confirmed": (UNCONFIRMED, polled(UNCONFIRMED)),
     "the index would come too late": (ROW, polled(ROW, poll_at=NOW + 59)),
@@ -268,9 +265,7 @@ def test_what_others_wrote_is_read_and_not_written_again(
 
 
 def test_an_index_that_shows_an_older_time_takes_no_progress_back(
-    world: World,
-    followed_row: Followed,
-    monkeypatch: pytest.MonkeyPatch,
+    world: World, followed_row: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, row = followed_row
     monkeypatch.setattr(world.downloads, "due", lambda *_: [Due(row.key, NOW)])
@@ -281,9 +276,7 @@ def test_an_index_that_shows_an_older_time_takes_no_progress_back(
 
 
 def test_rows_in_memory_are_not_read_again(
-    world: World,
-    followed_row: Followed,
-    monkeypatch: pytest.MonkeyPatch,
+    world: World, followed_row: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, row = followed_row
     monkeypatch.setattr(world.downloads, "read", die)

@@ -12,14 +12,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from stream_downloads.adapters.downloads_table import Due
 from stream_downloads.adapters.shared_state import Budget, Lease
-from stream_downloads.domain.download import (
-    Download,
-    DownloadType,
-    ErrorCode,
-    Lane,
-    Status,
-    Step,
-)
+from stream_downloads.domain.download import Download, DownloadType, ErrorCode, Lane, Status, Step
 from stream_downloads.domain.request_budget import DATE_ERROR, WINDOW, Allowance, Asker
 from stream_downloads.domain.transitions import DAY
 from stream_downloads.services.poll import (
@@ -61,10 +54,7 @@ def row_of(world: World, uid: str, kind: DownloadType = DEFAULT) -> Download:
 
 
 def wanted(
-    world: World,
-    row: Callable[..., Download] = requested,
-    lane: Lane = Lane.LIVE,
-    **upload: Any,
+    world: World, row: Callable[..., Download] = requested, lane: Lane = Lane.LIVE, **upload: Any
 ) -> str:
     """Upload a video that is ready and record its intent, or that row; return its id."""
     uid = world.simulator.upload(webhook_delays=(), **upload)

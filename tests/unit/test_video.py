@@ -297,17 +297,14 @@ SCALARS = st.one_of(
     st.sampled_from(["ready", "error", VIDEO_UID, "live_input.connected"]),
 )
 VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10
 )
 NAMES = st.sampled_from([*load_event("video_ready"), "liveInput", "data"])
 EVENTS = st.builds(
     lambda fields, state: video_event(**fields) | state,
     st.dictionaries(NAMES, VALUES, max_size=4),
     st.one_of(
-        st.just({}),
-        st.fixed_dictionaries({"status": st.dictionaries(st.just("state"), VALUES)}),
+        st.just({}), st.fixed_dictionaries({"status": st.dictionaries(st.just("state"), VALUES)})
     ),
 )
 
