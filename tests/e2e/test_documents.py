@@ -55,10 +55,17 @@ TABLE: Final = "noted-beforehand"
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """A shell with the README's functions, for one stack."""
+    """A shell with the README's functions, for one stack.
+
+    Attributes:
+        environment: its whole environment.
+        placeholders: what a reader puts in place of each.
+        outputs: a function that prints an output of the stack as the README's does, without a call.
+    """
 
     environment: Mapping[str, str]
     placeholders: Mapping[str, str]
+    outputs: str
 
     def run(self, document: str, code: str) -> str:
         """Run a block of a document; return what it prints.
@@ -71,7 +78,10 @@ class Shell:
             for earlier in blocks(document)
             if earlier != code and earlier.startswith(tuple(f"{name}=$(" for name in used))
         ]
-        script = "\n".join(["set -e", block("README.md", "sh", "invoke() ("), *before, code])
+        functions = [block("README.md", "sh", "invoke() (")]
+        if document != "README.md":
+            functions.append(self.outputs)
+        script = "\n".join(["set -e", *functions, *before, code])
         for placeholder, meant in self.placeholders.items():
             script = script.replace(placeholder, meant)
         done = subprocess.run(
@@ -112,6 +122,7 @@ def shell(
     attributes = stack.client("sqs").get_queue_attributes(
         QueueUrl=queue, AttributeNames=["QueueArn"]
     )
+    cases = " ".join(f"{name}) echo '{value}';;" for name, value in stack.outputs.items())
     yield Shell(
         environment={
             "AWS_ACCESS_KEY_ID": "test",
@@ -136,6 +147,7 @@ def shell(
             "<your token>": ACCOUNT.api_token,
             "https://api.cloudflare.com/client/v4": plain_stack.server.base_url,
         },
+        outputs=f"output() {{ case $1 in {cases} esac; }}",
     )
     stack.client("sqs").delete_queue(QueueUrl=queue)
 
