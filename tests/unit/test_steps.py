@@ -88,14 +88,6 @@ def row(request: pytest.FixtureRequest, uid: str) -> Download:
     return replace(BEFORE[request.param], video_uid=uid)
 
 
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Metric]:
-    """Return the metrics that the steps record themselves."""
-    metrics: list[Metric] = []
-    monkeypatch.setattr(steps, "record", metrics.append)
-    return metrics
-
-
 def kept(world: World, row: Download) -> Download:
     """Put a row into the table as it is; return it with its version."""
     world.downloads.add(row)
@@ -375,10 +367,11 @@ def test_a_url_bad_for_a_day_is_an_error_and_teaches_the_pace_once(world: World,
 
 @pytest.mark.parametrize("fault", sorted(BAD_URLS))
 def test_a_bad_url_raises_the_alarm_and_changes_nothing_that_consumers_see(
-    world: World, uid: str, fault: Fault, recorded: list[Metric]
+    world: World, uid: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = made_ready(world, uid)
-    row = before
+    recorded: list[Metric] = []
+    monkeypatch.setattr(steps, "record", recorded.append)
+    row = before = made_ready(world, uid)
     world.simulator.faults.at_random(1.0, seed=0, among=[fault])
     for _ in range(2 * REFUSALS_AT_LEAST):
         row = when_due(world, row)
