@@ -282,12 +282,7 @@ def test_a_webhook_takes_the_permits_of_all_its_creates_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("payload", "command"),
-    [
-        ({}, PollCommand()),
-        (None, PollCommand()),
-        ({"scheduled": True}, PollCommand(scheduled=True)),
-        ({"claim": "c"}, PollCommand(claim="c")),
-    ],
+    [({}, BY_HAND), (None, BY_HAND), ({"scheduled": True}, SCHEDULED), ({"claim": "c"}, CLAIMED)],
 )
 def test_an_operator_the_schedule_or_a_webhook_starts_a_run(
     payload: Any, command: PollCommand
