@@ -15,16 +15,14 @@ from tests.support.rows import UID, deleted, deleting, failed, ready, requested,
 
 
 def change(before: Download | None, after: Download, number: int = 1) -> dict[str, Any]:
-    images = {"OldImage": to_item(before)} if before else {}
-    return {
-        "eventName": "MODIFY" if before else "INSERT",
-        "dynamodb": {
-            "Keys": {"video_uid": {"S": after.video_uid}},
-            "NewImage": to_item(after),
-            "SequenceNumber": str(number),
-            **images,
-        },
+    record = {
+        "Keys": {"video_uid": {"S": after.video_uid}},
+        "NewImage": to_item(after),
+        "SequenceNumber": str(number),
     }
+    if before:
+        record["OldImage"] = to_item(before)
+    return {"eventName": "MODIFY" if before else "INSERT", "dynamodb": record}
 
 
 def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -36,21 +34,17 @@ def announced(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_a_download_that_becomes_ready_is_announced_as_its_consumers_know_it() -> None:
-    assert announced(change(requested(), ready())) == [
-        (
-            "Download Ready",
-            {
-                "video_uid": UID,
-                "download_type": "default",
-                "status": "ready",
-                "url": url_of(),
-                "percent_complete": 100,
-                "requested_at": "2027-01-15T08:00:00.000Z",
-                "updated_at": "2027-01-15T08:00:00.002Z",
-                "ready_at": "2027-01-15T08:00:00.002Z",
-            },
-        )
-    ]
+    detail = {
+        "video_uid": UID,
+        "download_type": "default",
+        "status": "ready",
+        "url": url_of(),
+        "percent_complete": 100,
+        "requested_at": "2027-01-15T08:00:00.000Z",
+        "updated_at": "2027-01-15T08:00:00.002Z",
+        "ready_at": "2027-01-15T08:00:00.002Z",
+    }
+    assert announced(change(requested(), ready())) == [("Download Ready", detail)]
 
 
 def test_a_failure_and_a_deletion_are_announced() -> None:

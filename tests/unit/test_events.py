@@ -7,13 +7,7 @@ import json
 import pytest
 
 from tests.support.emulator import REPOSITORY
-from tests.support.events import (
-    EVENTS,
-    EXAMPLE_SECRET,
-    EXAMPLE_TIME,
-    load_event,
-    signed_event,
-)
+from tests.support.events import EVENTS, EXAMPLE_SECRET, EXAMPLE_TIME, load_event, signed_event
 
 # A stream of the table invokes the other one.
 FUNCTIONS = {path.parent.name for path in REPOSITORY.glob("functions/*/app.py")} - {

@@ -33,6 +33,8 @@ from tests.support.rows import (
 from tests.support.world import SCHEDULED, World
 
 MINUTE = 60.0
+# A working set, and the one row that it follows.
+Followed = tuple[working_set.WorkingSet, Download]
 
 
 @pytest.fixture
@@ -65,56 +67,50 @@ def writes(world: World, monkeypatch: pytest.MonkeyPatch) -> list[Download]:
     return saved
 
 
+def kept(row: Download, percent: float = 40.0, poll_at: float = NOW + 90) -> Download:
+    """Return the row that is kept in memory after a list that shows progress."""
+    found = transitions.followed(row, polled(row, percent, poll_at))
+    assert found is not None
+    return found
+
+
 def test_progress_alone_is_kept_in_memory_and_the_index_keeps_its_time() -> None:
-    before = in_progress()
-    row = transitions.followed(before, polled(before))
-    assert row is not None
-    assert row.percent_complete == 40.0
-    assert row.due_at == NOW + 90
-    assert row.indexed_at == before.due_at
-    again = transitions.followed(row, polled(row, 50.0, NOW + 200))
-    assert again is not None
-    assert again.due_at == NOW + 200
-    assert again.indexed_at == before.due_at
+    row = kept(in_progress())
+    work = Work(Step.LIST, NOW + 90, indexed_at=NOW + 60)
+    assert row == replace(row, percent_complete=40.0, work=work)
+    again = kept(row, 50.0, NOW + 200)
+    assert again.work == replace(work, due_at=NOW + 200)
 
 
 FAILING = transitions.try_again(in_progress(), NOW, Reason("x", "y"), NOW)
-NOT_PROGRESS: dict[str, Callable[[], tuple[Download, Download]]] = {
-    "it is ready": lambda: (
-        in_progress(),
-        transitions.listed_ready(in_progress(), url_of(), RECHECK, NOW + 60),
+ROW = in_progress()
+NOT_PROGRESS: dict[str, tuple[Download, Callable[[Download], Download]]] = {
+    "it is ready": (ROW, lambda row: transitions.listed_ready(row, url_of(), RECHECK, NOW + 60)),
+    "it failed": (ROW, lambda row: transitions.listed_failed(row, NOW + 60)),
+    "it is not listed": (ROW, lambda row: transitions.unlisted(row, NOW + 60)),
+    "it took a day": (
+        ROW,
+        lambda row: transitions.listed_in_progress(row, 4.0, NOW + 90_000, NOW + 90_000),
     ),
-    "it failed": lambda: (in_progress(), transitions.listed_failed(in_progress(), NOW + 60)),
-    "it is not listed": lambda: (in_progress(), transitions.unlisted(in_progress(), NOW + 60)),
-    "it took a day": lambda: (
-        in_progress(),
-        transitions.listed_in_progress(in_progress(), 4.0, NOW + 90_000, NOW + 90_000),
-    ),
-    "a failure is over": lambda: (FAILING, polled(FAILING)),
-    "the create is confirmed": lambda: (
-        in_progress(creation=None),
-        polled(in_progress(creation=None)),
-    ),
-    "the index would come too late": lambda: (
-        in_progress(),
-        polled(in_progress(), poll_at=NOW + 59),
-    ),
-    "it is checked": lambda: (ready(), ready(work=Work(Step.RECHECK, NOW + 1))),
+    "a failure is over": (FAILING, polled),
+    "the create is confirmed": (in_progress(creation=None), polled),
+    "the index would come too late": (ROW, lambda row: polled(row, poll_at=NOW + 59)),
+    "it is checked": (ready(), lambda _: ready(work=Work(Step.RECHECK, NOW + 1))),
 }
 
 
 @pytest.mark.parametrize("case", NOT_PROGRESS)
 def test_anything_but_progress_is_written_at_once(case: str) -> None:
-    assert transitions.followed(*NOT_PROGRESS[case]()) is None
+    before, step = NOT_PROGRESS[case]
+    assert transitions.followed(before, step(before)) is None
 
 
 def test_a_poll_at_the_time_in_the_index_is_kept_in_memory() -> None:
-    assert transitions.followed(in_progress(), polled(in_progress(), poll_at=NOW + 60))
+    assert kept(in_progress(), poll_at=NOW + 60).due_at == NOW + 60
 
 
 def test_a_row_keeps_its_time_beside_that_of_the_index() -> None:
-    row = transitions.followed(in_progress(), polled(in_progress()))
-    assert row is not None
+    row = kept(in_progress())
     assert from_item(to_item(row)) == row
     assert to_item(row)["_due_at"] == to_item(in_progress())["_due_at"]
 
@@ -126,14 +122,9 @@ def test_a_run_writes_the_progress_once_at_its_end(monkeypatch: pytest.MonkeyPat
     world.poll(55.0)
     assert world.simulator.counts()["list downloads"] >= 2
     assert len(saved) == 1
-    [row] = world.downloads.rows.values()
-    assert row.percent_complete is not None
-    assert row.percent_complete > 3
-    assert row.due_at is not None
-    assert row.due_at > world.clock()
-    assert row.indexed_at is not None
-    assert row.indexed_at < world.clock()
-    assert row.video_uid == uid
+    row = world.downloads.rows[uid, DEFAULT]
+    assert (row.percent_complete or 0) > 3
+    assert (row.indexed_at or 0) < world.clock() < (row.due_at or 0)
 
 
 def test_a_run_goes_on_where_the_one_before_has_stopped() -> None:
@@ -192,7 +183,7 @@ def test_what_an_operator_wants_meanwhile_is_noticed_in_seconds() -> None:
     assert deleted_at[0] - wanted_at < 6
 
 
-def read_the_one_row(world: World) -> tuple[working_set.WorkingSet, Download]:
+def read_the_one_row(world: World) -> Followed:
     """Return the one row that is due within five minutes, and the working set that has read it."""
     rows = working_set.WorkingSet(world.downloads)
     rows.read("live-look", NOW + 300, NOW + 300)
@@ -215,9 +206,7 @@ def test_a_run_reads_64_due_rows_of_a_queue_and_follows_80() -> None:
     for number in range(80):
         assert rows.can_follow
         row = in_progress(f"{number:032x}")
-        kept = transitions.followed(row, polled(row))
-        assert kept is not None
-        rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept,)))
+        rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept(row),)))
     assert not rows.can_follow
 
 
@@ -243,14 +232,12 @@ def test_polls_that_fall_due_within_a_second_of_another_are_sent_with_it() -> No
 
 
 @pytest.fixture
-def followed_row(world: World) -> tuple[working_set.WorkingSet, Download]:
+def followed_row(world: World) -> Followed:
     """Return the one row, polled and not written, and the working set that holds it."""
     followed(world, generation_seconds=600.0)
     rows, row = read_the_one_row(world)
-    kept = transitions.followed(row, polled(row))
-    assert kept is not None
-    rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept,)))
-    return rows, kept
+    rows.take([row], Outcome(Verdict.ANSWERED, followed=(kept(row),)))
+    return rows, kept(row)
 
 
 def again(rows: working_set.WorkingSet) -> list[Download]:
@@ -261,7 +248,7 @@ def again(rows: working_set.WorkingSet) -> list[Download]:
 
 @pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.FAILED, Verdict.LOST_RACE])
 def test_what_others_wrote_meanwhile_stands(
-    verdict: Verdict, world: World, followed_row: tuple[working_set.WorkingSet, Download]
+    verdict: Verdict, world: World, followed_row: Followed
 ) -> None:
     rows, row = followed_row
     rows.take([row], Outcome(verdict))
@@ -272,7 +259,7 @@ def test_what_others_wrote_meanwhile_stands(
 
 
 def test_what_others_wrote_is_read_and_not_written_again(
-    world: World, followed_row: tuple[working_set.WorkingSet, Download]
+    world: World, followed_row: Followed
 ) -> None:
     rows, row = followed_row
     changed = world.downloads.save(transitions.delete(row, NOW + 200))
@@ -282,9 +269,7 @@ def test_what_others_wrote_is_read_and_not_written_again(
 
 
 def test_an_index_that_shows_an_older_time_takes_no_progress_back(
-    world: World,
-    followed_row: tuple[working_set.WorkingSet, Download],
-    monkeypatch: pytest.MonkeyPatch,
+    world: World, followed_row: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, row = followed_row
     monkeypatch.setattr(world.downloads, "due", lambda *_: [Due(row.key, NOW)])
@@ -295,9 +280,7 @@ def test_an_index_that_shows_an_older_time_takes_no_progress_back(
 
 
 def test_rows_in_memory_are_not_read_again(
-    world: World,
-    followed_row: tuple[working_set.WorkingSet, Download],
-    monkeypatch: pytest.MonkeyPatch,
+    world: World, followed_row: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, row = followed_row
     monkeypatch.setattr(world.downloads, "read", die)
@@ -317,9 +300,7 @@ def test_of_two_downloads_of_a_job_the_one_that_did_not_change_waits_for_the_nex
     assert again(rows) == [changed]
 
 
-def test_only_so_many_rows_stay_behind_their_time_in_the_index(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_only_so_many_rows_fall_behind_their_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working_set, "FOLLOWED_AT_MOST", 3)
     world = World()
     for _ in range(40):
@@ -339,9 +320,7 @@ def test_rows_that_are_followed_hide_no_others(
     world = World()
     slow = [in_progress(f"{number:032x}", lane=lane) for number in range(5)]
     for row in slow:
-        kept = transitions.followed(due(row, NOW + 1), due(row, NOW + 3000))
-        assert kept is not None
-        world.downloads.add(kept)
+        world.downloads.add(kept(due(row, NOW + 1), poll_at=NOW + 3000))
     uid = world.simulator.upload(generation_seconds=1.0, webhook_delays=())
     world.downloads.add(due(requested(uid, lane=lane), NOW + 2))
     world.clock.sleep(5.0)
@@ -350,9 +329,7 @@ def test_rows_that_are_followed_hide_no_others(
     assert {world.downloads.rows[row.key].version for row in slow} == {1}
 
 
-def test_both_downloads_of_a_video_are_followed_with_one_list(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_both_downloads_of_a_video_share_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(download_types=(DEFAULT, AUDIO))
     uid = followed(world, generation_seconds={"default": 300.0, "audio": 200.0})
     of_video = MemoryDownloads.of_video
@@ -366,16 +343,13 @@ def test_both_downloads_of_a_video_are_followed_with_one_list(
 
 def test_a_row_that_could_not_be_read_or_changed_is_noticed_when_others_write_it() -> None:
     world = World()
-    uid = followed(world, generation_seconds=600.0)
+    followed(world, generation_seconds=600.0)
     rows, row = read_the_one_row(world)
     rows.take([row], Outcome(Verdict.FAILED))
     assert rows.due(["live-look"], NOW + 300) == []
-    rows.read("live-look", NOW + 300, NOW + 300)
-    assert rows.due(["live-look"], NOW + 300) == [], "it waits for the next run"
+    assert again(rows) == [], "it waits for the next run"
     changed = world.downloads.save(transitions.delete(row, NOW + 200))
-    rows.read("live-look", NOW + 300, NOW + 300)
-    assert rows.due(["live-look"], NOW + 300) == [changed]
-    assert changed.video_uid == uid
+    assert again(rows) == [changed]
 
 
 def test_an_entry_that_comes_twice_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,9 +366,7 @@ def test_an_entry_that_comes_twice_is_read_once(monkeypatch: pytest.MonkeyPatch)
     assert oldest_due(world.service, ["live-look"]) is None
 
 
-def test_what_was_learned_is_written_before_the_lease_is_released(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_was_learned_is_written_before_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     followed(world, generation_seconds=600.0)
     world.clock.sleep(MINUTE)

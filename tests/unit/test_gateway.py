@@ -73,9 +73,7 @@ def test_a_permit_leaves_a_part_of_the_limit_to_others(world: GatewayWorld) -> N
     assert world.gateway.permit(LIMIT, Asker.OPERATOR, leave=0.5).count == LIMIT // 2
 
 
-def test_a_permit_reads_the_credentials_first_as_that_may_take_longer_than_a_grant_holds(
-    world: GatewayWorld,
-) -> None:
+def test_a_permit_reads_the_credentials_before_its_grant_begins(world: GatewayWorld) -> None:
     world.credentials.seconds = USE_WITHIN + 1
     grant = world.gateway.permit(1, Asker.POLLER)
     world.credentials.seconds = 0.0
@@ -133,7 +131,7 @@ def test_every_call_is_counted_by_its_name_and_outcome(world: GatewayWorld) -> N
         (Fault.THROTTLED, Refused, "throttled"),
     ],
 )
-def test_every_request_that_does_not_succeed_is_counted_once_with_its_reason(
+def test_every_request_that_fails_is_counted_once_with_its_reason(
     world: GatewayWorld, fault: Fault, error: type[CloudflareError], outcome: str
 ) -> None:
     world.simulator.faults.script(fault)
@@ -164,9 +162,7 @@ def test_refused_credentials_that_have_changed_are_sent_again(world: GatewayWorl
     assert world.send()
 
 
-def test_refused_credentials_that_another_thread_has_renewed_are_not_read_again(
-    world: GatewayWorld,
-) -> None:
+def test_refused_credentials_that_a_thread_has_renewed_are_read_once(world: GatewayWorld) -> None:
     def renewed_meanwhile(**_: Any) -> None:
         world.credentials.in_memory = "new-token"
         raise Refused("get video", 401, RefusalKind.CREDENTIALS)
@@ -185,9 +181,7 @@ def test_refused_credentials_that_have_not_changed_are_an_alarm(world: GatewayWo
     assert world.metrics == [Metric.CREDENTIALS_REFUSED]
 
 
-def test_credentials_that_cannot_be_read_are_an_alarm_and_nothing_is_sent(
-    world: GatewayWorld,
-) -> None:
+def test_credentials_that_cannot_be_read_are_an_alarm_and_send_nothing(world: GatewayWorld) -> None:
     grant = world.gateway.permit(1, Asker.POLLER)
     world.credentials.in_memory = ""
     with pytest.raises(SecretUnavailable):
@@ -199,9 +193,9 @@ def test_credentials_that_cannot_be_read_are_an_alarm_and_nothing_is_sent(
 def test_what_a_header_says_of_the_limit_is_shared_once_it_is_settled(world: GatewayWorld) -> None:
     world.simulator.others_send(1195)
     world.send()
-    assert world.others.take(1, Asker.OPERATOR).left > 5
+    assert world.others.take(6, Asker.OPERATOR).count == 6
     world.gateway.settle()
-    assert world.others.take(1, Asker.OPERATOR).left < 5
+    assert world.others.take(6, Asker.OPERATOR).count < 5
 
 
 # --- Ask
@@ -212,9 +206,7 @@ def test_a_caller_gets_the_answer_of_one_request(world: GatewayWorld) -> None:
     assert world.requests == ["get_video: ok"]
 
 
-def test_a_caller_is_asked_for_no_second_try_when_the_credentials_have_changed(
-    world: GatewayWorld,
-) -> None:
+def test_a_caller_need_not_try_again_when_the_credentials_have_changed(world: GatewayWorld) -> None:
     world.credentials.in_memory = "old-token"
     assert world.ask()
     assert world.requests == ["get_video: credentials", "get_video: ok"]
@@ -257,9 +249,7 @@ def test_a_caller_hears_of_a_request_that_could_not_be_sent_in_time(world: Gatew
     assert world.gateway.sent == 0
 
 
-def test_what_the_answer_to_a_caller_says_of_the_limit_is_shared_at_once(
-    world: GatewayWorld,
-) -> None:
+def test_what_a_callers_answer_says_of_the_limit_is_shared_at_once(world: GatewayWorld) -> None:
     world.simulator.others_send(1195)
     world.ask()
     assert world.others.take(LIMIT, Asker.OPERATOR).count < 5

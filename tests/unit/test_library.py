@@ -58,11 +58,7 @@ def test_the_videos_that_the_next_page_may_repeat_are_dropped_once_past() -> Non
 
 def test_a_full_page_within_a_second_is_passed_without_an_overlap_then_by_an_instant() -> None:
     walk = Walk(NOW)
-    for start, skipped, new in [
-        (NOW, [], 1000),
-        (NOW + 0.5, [], 0),
-        (NOW + 0.501, [NOW + 0.5], 0),
-    ]:
+    for start, skipped, new in [(NOW, [], 1000), (NOW + 0.5, [], 0), (NOW + 0.501, [NOW + 0.5], 0)]:
         assert len(walk.take(full(NOW + 0.5, seconds=0.0))) == new
         assert walk.start == pytest.approx(start, abs=1e-4)
         assert walk.skipped == skipped

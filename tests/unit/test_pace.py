@@ -99,11 +99,7 @@ def test_a_pace_that_was_never_written_is_the_first_guess() -> None:
 
 @pytest.mark.parametrize(
     ("percent", "sample"),
-    [
-        (100.0, Sample(0.0, 60.0)),
-        (0.0, Sample(60.0, math.inf)),
-        (None, Sample(60.0, math.inf)),
-    ],
+    [(100.0, Sample(0.0, 60.0)), (0.0, Sample(60.0, math.inf)), (None, Sample(60.0, math.inf))],
 )
 def test_a_first_poll_tells_between_what_the_time_taken_lies(
     percent: float | None, sample: Sample

@@ -73,8 +73,7 @@ def test_a_secret_that_another_process_has_just_stored_is_read_again(world: Gues
 
 
 @pytest.mark.parametrize(
-    ("seconds", "asks", "waits"),
-    [(0, 1, 1), (3, 1, 1), (4, 1, 0), (59, 1, 0), (60, 2, 0)],
+    ("seconds", "asks", "waits"), [(0, 1, 1), (3, 1, 1), (4, 1, 0), (59, 1, 0), (60, 2, 0)]
 )
 def test_all_processes_ask_once_a_minute_and_wait_for_an_answer_under_way(
     world: Guest, seconds: float, asks: int, waits: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -20,10 +21,10 @@ from stream_downloads.adapters.stream_api import (
     StreamClient,
     WebhookSubscription,
 )
-from stream_downloads.domain.download import DownloadType
 from stream_downloads.domain.request_budget import RateLimit
 from stream_downloads.domain.video import VideoPage, parse_webhook
 from tests.support.events import VIDEO_UID, video_event
+from tests.support.rows import AUDIO, DEFAULT
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 UID = "5d5bc37ffcf54c9b82e996823bffbb81"
@@ -77,11 +78,16 @@ def client(pool: urllib3.PoolManager, **options: Any) -> StreamClient:
     return StreamClient(ACCOUNT, pool=pool, **options)
 
 
-def asked(pool: OneAnswer) -> tuple[str, str, object]:
-    """Return the method, the URL and the body of the one request that was sent."""
+def asked(pool: OneAnswer) -> str:
+    """Return the one request that was sent: its method, its URL, and its body if it has one."""
     (request,) = pool.asked
-    body = request["body"]
-    return request["method"], request["url"], None if body is None else json.loads(body)
+    body = "" if request["body"] is None else f" {request['body'].decode()}"
+    return f"{request['method']} {request['url'].removeprefix(STREAM)}{body}"
+
+
+def listed(result: object) -> dict[str, DownloadState]:
+    """Return what a list with this result says."""
+    return client(OneAnswer(success(result))).list_downloads(UID, seconds=5)
 
 
 def refusal(pool: OneAnswer) -> Refused:
@@ -108,70 +114,48 @@ CALLS: dict[str, Callable[[StreamClient, Any], object]] = OF_A_VIDEO | {
 # What is sent
 
 
-def test_downloads_are_listed_for_one_video() -> None:
-    pool = OneAnswer(success({"default": READY}))
-    found = client(pool).list_downloads(UID, seconds=5)
-    assert asked(pool) == ("GET", f"{STREAM}/{UID}/downloads", None)
-    assert found == {"default": DownloadState("ready", 100.0, URL)}
+# Each request, from its path within the account's Stream on, and the call that sends it.
+SENT: dict[str, Callable[[StreamClient], object]] = {
+    f"GET /{UID}/downloads": lambda api: api.list_downloads(UID, seconds=5),
+    f"POST /{UID}/downloads": lambda api: api.create_download(UID, None, seconds=5),
+    f"POST /{UID}/downloads/default": lambda api: api.create_download(UID, DEFAULT, seconds=5),
+    f"POST /{UID}/downloads/audio": lambda api: api.create_download(UID, AUDIO, seconds=5),
+    f"DELETE /{UID}/downloads": lambda api: api.delete_downloads(UID, None, seconds=5),
+    f"DELETE /{UID}/downloads/default": lambda api: api.delete_downloads(UID, DEFAULT, seconds=5),
+    f"DELETE /{UID}/downloads/audio": lambda api: api.delete_downloads(UID, AUDIO, seconds=5),
+    f"GET /{UID}": lambda api: api.get_video(UID, seconds=5),
+    "GET ?status=ready&asc=true&limit=1000": lambda api: api.list_videos(seconds=5),
+    "GET ?status=ready&asc=true&limit=1": lambda api: api.list_videos(limit=1, seconds=5),
+    "GET ?status=ready&asc=true&limit=1000&start=2024-01-01T00%3A00%3A00%2B00%3A00": (
+        lambda api: api.list_videos(start="2024-01-01T00:00:00+00:00", seconds=5)
+    ),
+    f'POST /{UID}/token {{"exp": 17, "downloadable": true}}': (
+        lambda api: api.create_token(UID, expires_at=17, seconds=5)
+    ),
+    'PUT /webhook {"notificationUrl": "https://a.example/"}': (
+        lambda api: api.put_webhook("https://a.example/", seconds=5)
+    ),
+    "GET /webhook": lambda api: api.get_webhook(seconds=5),
+}
 
 
-@pytest.mark.parametrize(
-    ("download_type", "path"),
-    [
-        (None, "downloads"),
-        (DownloadType.DEFAULT, "downloads/default"),
-        (DownloadType.AUDIO, "downloads/audio"),
-    ],
-)
-def test_a_download_is_created_and_deleted_under_its_type(
-    download_type: DownloadType | None, path: str
-) -> None:
-    pool = OneAnswer(success({"default": READY}))
-    client(pool).create_download(UID, download_type, seconds=5)
-    assert asked(pool) == ("POST", f"{STREAM}/{UID}/{path}", None)
-    pool = OneAnswer(success("ok"))
-    client(pool).delete_downloads(UID, download_type, seconds=5)
-    assert asked(pool) == ("DELETE", f"{STREAM}/{UID}/{path}", None)
+@pytest.mark.parametrize("request_sent", SENT)
+def test_each_call_sends_one_request(request_sent: str) -> None:
+    pool = OneAnswer(success({}))
+    with suppress(Refused):  # the answer does not fit every call
+        SENT[request_sent](client(pool))
+    assert asked(pool) == request_sent
 
 
-@pytest.mark.parametrize(
-    ("options", "query"),
-    [
-        ({}, "limit=1000"),
-        (
-            {"start": "2024-01-01T00:00:00+00:00"},
-            "limit=1000&start=2024-01-01T00%3A00%3A00%2B00%3A00",
-        ),
-        ({"limit": 1}, "limit=1"),
-    ],
-)
-def test_ready_videos_are_listed_oldest_first(options: dict[str, Any], query: str) -> None:
-    pool = OneAnswer(success([]))
-    client(pool).list_videos(**options, seconds=5)
-    assert asked(pool) == ("GET", f"{STREAM}?status=ready&asc=true&{query}", None)
-
-
-def test_a_token_is_asked_for_a_time_and_for_downloading() -> None:
-    pool = OneAnswer(success({"token": "eyJ"}))
-    assert client(pool).create_token(UID, expires_at=1700000000, seconds=5) == "eyJ"
-    body = {"exp": 1700000000, "downloadable": True}
-    assert asked(pool) == ("POST", f"{STREAM}/{UID}/token", body)
-
-
-def test_a_url_is_subscribed() -> None:
-    answer = {"notificationUrl": "https://a.example/", "secret": "s", "modified": "2024-01-01"}
-    pool = OneAnswer(success(answer))
-    subscription = client(pool).put_webhook("https://a.example/", seconds=5)
-    body = {"notificationUrl": "https://a.example/"}
-    assert asked(pool) == ("PUT", f"{STREAM}/webhook", body)
+def test_a_token_and_a_subscription_are_returned() -> None:
+    api = client(OneAnswer(success({"token": "eyJ"})))
+    assert api.create_token(UID, expires_at=17, seconds=5) == "eyJ"
+    said = {"notificationUrl": "https://a.example/", "secret": "s", "modified": "2024-01-01"}
+    subscription = client(OneAnswer(success(said))).put_webhook("https://a.example/", seconds=5)
     assert subscription == WebhookSubscription("https://a.example/", "s", "2024-01-01")
-
-
-def test_the_subscription_is_read() -> None:
-    pool = OneAnswer(success({"notification_url": "https://a.example/", "secret": "s"}))
-    subscription = client(pool).get_webhook(seconds=5)
-    assert asked(pool) == ("GET", f"{STREAM}/webhook", None)
-    assert subscription == WebhookSubscription("https://a.example/", "s", None)
+    said = {"notification_url": "https://a.example/", "secret": "s"}
+    subscribed = client(OneAnswer(success(said))).get_webhook(seconds=5)
+    assert subscribed == WebhookSubscription("https://a.example/", "s", None)
 
 
 def test_every_request_states_its_limits_and_follows_and_repeats_nothing() -> None:
@@ -226,28 +210,16 @@ def test_another_address_can_stand_in_for_the_api() -> None:
     pool = OneAnswer(success({}))
     client(pool, base_url="http://127.0.0.1:8080/client/v4/").list_downloads(UID, seconds=5)
     base = f"http://127.0.0.1:8080/client/v4/accounts/{ACCOUNT}"
-    assert asked(pool) == ("GET", f"{base}/stream/{UID}/downloads", None)
+    assert asked(pool) == f"GET {base}/stream/{UID}/downloads"
 
 
 # What is never sent
 
 
-@pytest.mark.parametrize(
-    "uid",
-    [
-        "",
-        "../x",
-        UID[:-1],
-        UID + "0",
-        UID.upper(),
-        f"{UID}\n",
-        "%2e",
-        "\uff15" * 32,
-        None,
-        5,
-        b"a" * 32,
-    ],
-)
+NO_UIDS = ["", "../x", "%2e", UID[:-1], UID + "0", UID.upper(), f"{UID}\n", "\uff15" * 32]
+
+
+@pytest.mark.parametrize("uid", [*NO_UIDS, None, 5, b"a" * 32])
 def test_what_is_no_uid_never_reaches_a_url(uid: Any) -> None:
     pool = OneAnswer(success({}))
     for call in OF_A_VIDEO.values():
@@ -300,9 +272,9 @@ def test_both_shapes_of_the_create_answer_are_understood() -> None:
     state = DownloadState("inprogress", 12.5, URL)
     said = {"status": "inprogress", "percentComplete": 12.5, "url": URL}
     keyed = client(OneAnswer(success({"audio": said, "default": None})))
-    assert keyed.create_download(UID, DownloadType.AUDIO, seconds=5) == {"audio": state}
+    assert keyed.create_download(UID, AUDIO, seconds=5) == {"audio": state}
     flat = client(OneAnswer(success(said)))
-    assert flat.create_download(UID, DownloadType.AUDIO, seconds=5) == {"audio": state}
+    assert flat.create_download(UID, AUDIO, seconds=5) == {"audio": state}
     assert flat.create_download(UID, None, seconds=5) == {"default": state}
 
 
@@ -314,7 +286,7 @@ def test_each_part_of_a_flat_answer_is_optional(said: dict[str, object]) -> None
 
 @pytest.mark.parametrize("result", [{}, None])
 def test_a_video_without_downloads_has_an_empty_list(result: object) -> None:
-    assert client(OneAnswer(success(result))).list_downloads(UID, seconds=5) == {}
+    assert listed(result) == {}
 
 
 def test_an_answer_without_messages_is_understood() -> None:
@@ -322,44 +294,29 @@ def test_an_answer_without_messages_is_understood() -> None:
     assert client(OneAnswer(answer)).list_downloads(UID, seconds=5).keys() == {"default"}
 
 
+NO_PERCENTAGES = [None, True, "39.000000", 100.5, -1, float("nan"), float("inf"), 10**400, [50]]
+
+
 @pytest.mark.parametrize(
     ("said", "understood"),
-    [
-        (0, 0),
-        (100, 100),
-        (39.5, 39.5),
-        (None, None),
-        (True, None),
-        ("39.000000", None),
-        (100.5, None),
-        (-1, None),
-        (float("nan"), None),
-        (float("inf"), None),
-        (10**400, None),
-        ([50], None),
-    ],
+    [(0, 0), (100, 100), (39.5, 39.5), *((said, None) for said in NO_PERCENTAGES)],
 )
-def test_a_percentage_is_a_number_from_0_to_100_or_nothing(
-    said: object, understood: float | None
-) -> None:
-    pool = OneAnswer(success({"default": {"status": "inprogress", "percentComplete": said}}))
-    (state,) = client(pool).list_downloads(UID, seconds=5).values()
-    assert state == DownloadState("inprogress", understood, None)
+def test_a_percentage_is_a_number_from_0_to_100(said: object, understood: float | None) -> None:
+    found = listed({"default": {"status": "inprogress", "percentComplete": said}})
+    assert found == {"default": DownloadState("inprogress", understood, None)}
 
 
 def test_a_percentage_of_minus_zero_is_zero() -> None:
-    pool = OneAnswer(success({"default": {"status": "inprogress", "percentComplete": -0.0}}))
-    (state,) = client(pool).list_downloads(UID, seconds=5).values()
-    assert str(state.percent_complete) == "0.0"
+    found = listed({"default": {"status": "inprogress", "percentComplete": -0.0}})
+    assert str(found["default"].percent_complete) == "0.0"
 
 
 @pytest.mark.parametrize(
     ("said", "understood"), [("paused", "paused"), (None, ""), (5, ""), ({}, "")]
 )
 def test_a_status_is_any_text(said: object, understood: str) -> None:
-    pool = OneAnswer(success({"default": {"status": said, "url": 7}}))
-    (state,) = client(pool).list_downloads(UID, seconds=5).values()
-    assert state == DownloadState(understood, None, None)
+    found = listed({"default": {"status": said, "url": 7}})
+    assert found == {"default": DownloadState(understood, None, None)}
 
 
 @pytest.mark.parametrize(
@@ -484,20 +441,13 @@ def test_a_refusal_of_the_credentials_or_the_account_says_what_to_check(
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, RefusalKind.UNUSABLE),
-        (401, RefusalKind.CREDENTIALS),
-        (403, RefusalKind.CREDENTIALS),
-        (404, RefusalKind.UNUSABLE),
+        *((status, RefusalKind.UNUSABLE) for status in (200, 307, 400, 404, 502)),
+        *((status, RefusalKind.CREDENTIALS) for status in (401, 403)),
         (409, RefusalKind.CONFLICT),
         (429, RefusalKind.THROTTLED),
-        (200, RefusalKind.UNUSABLE),
-        (307, RefusalKind.UNUSABLE),
-        (502, RefusalKind.UNUSABLE),
     ],
 )
-def test_a_page_in_place_of_an_envelope_says_nothing_about_a_video(
-    status: int, kind: RefusalKind
-) -> None:
+def test_a_page_of_html_says_nothing_about_a_video(status: int, kind: RefusalKind) -> None:
     error = refusal(OneAnswer(b"<html></html>", status=status, content_type="text/html"))
     assert error.kind is kind
     assert "the answer is not declared as JSON" in str(error)
@@ -525,9 +475,7 @@ def test_a_page_in_place_of_an_envelope_says_nothing_about_a_video(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_success_that_cannot_be_used_is_an_ambiguous_refusal(
-    answer: OneAnswer, defect: str
-) -> None:
+def test_a_success_without_use_is_an_ambiguous_refusal(answer: OneAnswer, defect: str) -> None:
     error = refusal(answer)
     assert error.kind is RefusalKind.UNUSABLE
     assert error.ambiguous
@@ -592,64 +540,35 @@ def test_a_long_message_is_cut_to_what_a_table_can_store() -> None:
     assert len(str(error)) < 4000
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("0", 0.0),
-        ("60", 60.0),
-        (" 7.5 ", 7.5),
-        ("1" + "0" * 30, 1e30),
-        ("1" * 5000, None),
-        ("-60", None),
-        ("+60", None),
-        ("1e3", None),
-        ("1_000", None),
-        ("NaN", None),
-        ("Infinity", None),
-        ("", None),
-        ("٦٠", None),
-        ("Wed, 21 Oct 2099 07:28:00 GMT", None),
-    ],
-)
-def test_retry_after_is_a_number_of_seconds_or_nothing(
-    header: str | None, seconds: float | None
-) -> None:
-    headers = {} if header is None else {"retry_after": header}
-    assert refusal(OneAnswer(failure(), status=429, **headers)).retry_after == seconds
+SECONDS = {"0": 0.0, "60": 60.0, " 7.5 ": 7.5, "1" + "0" * 30: 1e30}
+NO_SECONDS = ["1" * 5000, "-60", "+60", "1e3", "1_000", "NaN", "Infinity", "", "٦٠"]
 
 
-@pytest.mark.parametrize(
-    ("header", "limit"),
-    [
-        ('"default";r=50;t=30', RateLimit(50, 30.0)),
-        ('"default"; r=0; t=300', RateLimit(0, 300.0)),
-        ('"default";t=30;r=50', RateLimit(50, 30.0)),
-        ('"default";r=50;t=30, "burst";r=3;t=1', RateLimit(3, 1.0)),
-        ('"default";r=50', None),
-        ('"default";r=-1;t=30', None),
-        ('"default";r=1.5;t=30', None),
-        ('"default";r=x;t=30', None),
-        ('"default";r=' + "9" * 5000 + ";t=30", None),
-        ("", None),
-    ],
-)
-def test_the_rate_limit_of_an_answer_is_passed_on_if_it_can_be_read(
-    header: str, limit: RateLimit | None
-) -> None:
+@pytest.mark.parametrize("header", [*SECONDS, *NO_SECONDS, "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_retry_after_is_a_number_of_seconds(header: str) -> None:
+    answer = OneAnswer(failure(), status=429, retry_after=header)
+    assert refusal(answer).retry_after == SECONDS.get(header)
+
+
+LIMITS = {
+    '"default";r=50;t=30': RateLimit(50, 30.0),
+    '"default"; r=0; t=300': RateLimit(0, 300.0),
+    '"default";t=30;r=50': RateLimit(50, 30.0),
+    '"default";r=50;t=30, "burst";r=3;t=1': RateLimit(3, 1.0),
+}
+UNREADABLE = ("-1", "1.5", "x", "9" * 5000)
+NO_LIMITS = ["", '"default";r=50', *(f'"default";r={number};t=30' for number in UNREADABLE)]
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("header", [*LIMITS, *NO_LIMITS])
+def test_the_rate_limit_of_an_answer_is_passed_on(header: str, status: int) -> None:
     heard: list[RateLimit] = []
-    pool = OneAnswer(success({}), ratelimit=header)
-    client(pool, on_rate_limit=heard.append).list_downloads(UID, seconds=5)
+    pool = OneAnswer(success({}), status=status, ratelimit=header)
+    with nullcontext() if status == 200 else pytest.raises(Refused):
+        client(pool, on_rate_limit=heard.append).list_downloads(UID, seconds=5)
+    limit = LIMITS.get(header)
     assert heard == ([limit] if limit else [])
-
-
-def test_the_rate_limit_is_passed_on_from_a_refusal_too() -> None:
-    heard: list[RateLimit] = []
-    pool = OneAnswer(failure(), status=429, ratelimit='"default";r=0;t=300')
-    api = client(pool, on_rate_limit=heard.append)
-    with pytest.raises(Refused):
-        api.list_downloads(UID, seconds=5)
-    assert heard == [RateLimit(0, 300.0)]
 
 
 def test_nothing_is_read_once_the_time_of_an_answer_is_over() -> None:

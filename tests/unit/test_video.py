@@ -47,9 +47,7 @@ def test_cloudflares_own_example_is_read() -> None:
 
 def test_a_failed_video_is_read() -> None:
     video = parse_webhook(encoded(load_event("video_failed")))
-    assert video.state == "error"
-    assert video.duration_seconds is None
-    assert video.error_code == "ERR_NON_VIDEO"
+    assert video == video._replace(state="error", duration_seconds=None, error_code="ERR_NON_VIDEO")
     assert video.error_message == "The file was not recognized as a valid video file."
 
 
@@ -67,8 +65,7 @@ def test_the_reason_of_a_failed_video_is_read_in_both_spellings(
     state: str, said: dict[str, str], code: str | None, message: str | None
 ) -> None:
     video = parse(status={"state": state, **said})
-    assert video.error_code == code
-    assert video.error_message == message
+    assert video == video._replace(error_code=code, error_message=message)
 
 
 @pytest.mark.parametrize(
@@ -78,17 +75,12 @@ def test_the_reason_of_a_failed_video_is_read_in_both_spellings(
         ("1970-01-01T00:01:00.123456789Z", 60.123456),
         ("1970-01-01T01:01:00+01:00", 60.0),
         ("1970-01-01T00:01:00", 60.0),
-        ("yesterday", None),
-        ("", None),
-        ("\ud800", None),
-        (60, None),
-        (None, None),
+        *((said, None) for said in ("yesterday", "", "\ud800", 60, None)),
     ],
 )
 def test_a_time_is_read_if_it_is_one(said: object, meant: float | None) -> None:
     video = parse_webhook(json.dumps(video_event(created=said, readyToStreamAt=said)).encode())
-    assert video.created_at == meant
-    assert video.ready_at == meant
+    assert video == video._replace(created_at=meant, ready_at=meant)
 
 
 @pytest.mark.parametrize("percent", ["39.000000", "100", 39, None, "", float("nan"), [], -1])
@@ -106,24 +98,14 @@ def test_a_private_video_is_known_only_by_a_boolean(said: object, *, meant: bool
     assert parse(requireSignedURLs=said).requires_signed_url is meant
 
 
+NO_DURATIONS = [1e-300, -1, -0.0, 0, 31_622_401, 1e300, 10**400, True, "5.5", None, []]
+
+
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        (5.5, 5.5),
-        (7, 7.0),
-        (0.1234567, 0.123),
-        (1e-300, None),
-        (-1, None),
-        (-0.0, None),
-        (0, None),
-        (True, None),
-        ("5.5", None),
-        (None, None),
-        ([], None),
-        (31_622_400, 31_622_400.0),
-        (31_622_401, None),
-        (1e300, None),
-        (10**400, None),
+        *((5.5, 5.5), (7, 7.0), (0.1234567, 0.123), (31_622_400, 31_622_400.0)),
+        *((said, None) for said in NO_DURATIONS),
     ],
 )
 def test_a_duration_is_read_if_it_can_be_one(said: object, meant: float | None) -> None:
@@ -133,14 +115,8 @@ def test_a_duration_is_read_if_it_can_be_one(said: object, meant: float | None) 
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ("alice", "alice"),
-        ("Ünïcode 🎬", "Ünïcode 🎬"),
-        ("x" * 5000, "x" * 1024),
-        ("", None),
-        (None, None),
-        (42, None),
-        (["a"], None),
-        ({"a": "b"}, None),
+        *(("alice", "alice"), ("Ünïcode 🎬", "Ünïcode 🎬"), ("x" * 5000, "x" * 1024)),
+        *((said, None) for said in ("", None, 42, ["a"], {"a": "b"})),
     ],
 )
 def test_a_text_is_read_if_it_is_one(said: object, meant: str | None) -> None:
@@ -149,10 +125,9 @@ def test_a_text_is_read_if_it_is_one(said: object, meant: str | None) -> None:
 
 
 def test_half_a_surrogate_cannot_be_stored_and_counts_as_not_said() -> None:
-    body = json.dumps(video_event(creator="\ud800", meta={"name": "a\udfffb"})).encode()
-    video = parse_webhook(body)
-    assert video.creator is None
-    assert video.name is None
+    event = video_event(creator="\ud800", meta={"name": "a\udfffb"})
+    video = parse_webhook(json.dumps(event).encode())
+    assert video == video._replace(creator=None, name=None)
 
 
 @pytest.mark.parametrize("meta", [None, [], "small.mp4", 1])
@@ -229,50 +204,23 @@ def test_a_video_event_with_other_data_is_a_video_event(data: object) -> None:
 @pytest.mark.parametrize(
     "uid",
     [
-        None,
-        1,
-        1.5,
-        True,
-        [VIDEO_UID],
-        {"uid": VIDEO_UID},
-        "",
-        "../x",
-        "%2e",
-        f"../{VIDEO_UID[3:]}",
-        VIDEO_UID[:-1],
-        VIDEO_UID + "0",
-        VIDEO_UID + "\n",
-        " " + VIDEO_UID[1:],
-        VIDEO_UID.upper(),
-        "g" * 32,
-        "６" + VIDEO_UID[1:],  # noqa: RUF001
-        "６" * 32,  # noqa: RUF001
+        *(None, 1, 1.5, True, [VIDEO_UID], {"uid": VIDEO_UID}),
+        *("", "../x", "%2e", f"../{VIDEO_UID[3:]}", " " + VIDEO_UID[1:], VIDEO_UID + "\n"),
+        *(VIDEO_UID[:-1], VIDEO_UID + "0", VIDEO_UID.upper(), "g" * 32),
+        *("６" + VIDEO_UID[1:], "６" * 32),  # noqa: RUF001
     ],
 )
 def test_a_uid_that_is_none_is_unusable(uid: object) -> None:
     assert reason_for(encoded(video_event(uid=uid))) is R.UID
 
 
+OTHER_STATES = ["inprogress", "queued", "downloading", "pendingupload", "live-inprogress"]
+NO_STATES = [None, "", "READY", "ready ", ["ready"], {"ready": True}, True]
+
+
 @pytest.mark.parametrize(
     "status",
-    [
-        None,
-        [],
-        "ready",
-        {},
-        {"state": None},
-        {"state": ""},
-        {"state": "READY"},
-        {"state": "ready "},
-        {"state": ["ready"]},
-        {"state": {"ready": True}},
-        {"state": True},
-        {"state": "inprogress"},
-        {"state": "queued"},
-        {"state": "downloading"},
-        {"state": "pendingupload"},
-        {"state": "live-inprogress"},
-    ],
+    [None, [], "ready", {}, *({"state": state} for state in [*OTHER_STATES, *NO_STATES])],
 )
 def test_an_unknown_state_is_unusable(status: object) -> None:
     assert reason_for(encoded(video_event(status=status))) is R.STATE
@@ -297,17 +245,14 @@ SCALARS = st.one_of(
     st.sampled_from(["ready", "error", VIDEO_UID, "live_input.connected"]),
 )
 VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10
 )
 NAMES = st.sampled_from([*load_event("video_ready"), "liveInput", "data"])
 EVENTS = st.builds(
     lambda fields, state: video_event(**fields) | state,
     st.dictionaries(NAMES, VALUES, max_size=4),
     st.one_of(
-        st.just({}),
-        st.fixed_dictionaries({"status": st.dictionaries(st.just("state"), VALUES)}),
+        st.just({}), st.fixed_dictionaries({"status": st.dictionaries(st.just("state"), VALUES)})
     ),
 )
 
@@ -337,7 +282,7 @@ def test_nothing_but_a_typed_refusal_comes_out_of_json(value: object) -> None:
 
 @pytest.mark.no_cover
 @given(EVENTS)
-def test_nothing_but_a_typed_refusal_comes_out_of_an_event_with_changed_fields(
+def test_nothing_but_a_typed_refusal_comes_out_of_a_changed_event(
     event: dict[str, Any],
 ) -> None:
     read(json.dumps(event).encode())

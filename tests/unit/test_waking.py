@@ -220,7 +220,7 @@ def test_a_run_reads_once_more_after_releasing_its_lease(
 
 
 @pytest.mark.parametrize("ended", ["nothing more is due", USED_UP, None])
-def test_a_run_notes_its_end_unless_it_died(
+def test_a_run_notes_its_end_unless_it_dies(
     ended: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(limit=1 if ended == USED_UP else 600)
@@ -282,14 +282,9 @@ def test_a_webhook_takes_the_permits_of_all_its_creates_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("payload", "command"),
-    [
-        ({}, PollCommand()),
-        (None, PollCommand()),
-        ({"scheduled": True}, PollCommand(scheduled=True)),
-        ({"claim": "c"}, PollCommand(claim="c")),
-    ],
+    [({}, BY_HAND), (None, BY_HAND), ({"scheduled": True}, SCHEDULED), ({"claim": "c"}, CLAIMED)],
 )
-def test_a_run_is_started_by_an_operator_the_schedule_or_a_webhook(
+def test_an_operator_the_schedule_or_a_webhook_starts_a_run(
     payload: Any, command: PollCommand
 ) -> None:
     assert poll(payload) == command

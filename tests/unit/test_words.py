@@ -12,27 +12,9 @@ import pytest
 
 from tests.support.emulator import REPOSITORY
 
-FOLDERS: Final = (
-    *("functions", "layers"),
-    *(
-        f"tests/{name}"
-        for name in (
-            "bench",
-            "demo",
-            "e2e",
-            "faults",
-            "integration",
-            "playground",
-            "simulator",
-            "smoke",
-            "support",
-            "unit",
-        )
-    ),
-)
 FILES: Final = sorted(
     path.relative_to(REPOSITORY)
-    for folder in FOLDERS
+    for folder in ("functions", "layers", "tests")
     for path in (REPOSITORY / folder).rglob("*.py")
 )
 # What no docstring begins with: it names an action and its result.

@@ -107,7 +107,6 @@ class Grant:
     Attributes:
         count: how many requests may be sent; 0 if none.
         use_by: on the monotonic clock; a request that has not left by then must not leave.
-        left: how many more could have been granted after this one.
         blocked_until: when the gate opens, epoch seconds; 0 if it is open.
         load: the part of the limit, 0 to 1, that work as urgent as this uses.
         contended: other invocations wrote first each time, so that the budget is not known.
@@ -115,7 +114,6 @@ class Grant:
 
     count: int
     use_by: float = 0.0
-    left: int = 0
     blocked_until: float = 0.0
     load: float = 0.0
     contended: bool = False
@@ -171,16 +169,14 @@ class Budget:
             allowance, version = self._read()
             allowance = self._keep_closed(allowance)
             reserved = allowance.reserved_from(asker) + math.ceil(leave * self._limit)
-            available = allowance.available(reserved)
-            count = min(wanted, available)
+            count = min(wanted, allowance.available(reserved))
             if count == 0:
                 blocked_until = allowance.blocked_until if allowance.is_blocked else 0.0
-                return Grant(0, left=available, blocked_until=blocked_until)
+                return Grant(0, blocked_until=blocked_until)
             granted = allowance.grant(count, asker)
             if self._write(granted, version):
                 self._granted = granted
-                use_by, left = started + USE_WITHIN, available - count
-                return Grant(count, use_by=use_by, left=left, load=granted.load(asker))
+                return Grant(count, use_by=started + USE_WITHIN, load=granted.load(asker))
         return Grant(0, contended=True)
 
     def is_current(self, grant: Grant) -> bool:
