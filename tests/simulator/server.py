@@ -42,7 +42,6 @@ class SimulatorServer:
         self,
         simulator: StreamSimulator | None = None,
         *,
-        port: int = 0,
         drip_seconds: float = 0.5,
     ) -> None:
         self.simulator = simulator or StreamSimulator()
@@ -51,7 +50,7 @@ class SimulatorServer:
         self.webhook_answers: list[tuple[str, int]] = []
         self.stopped = threading.Event()
         self._news = threading.Event()
-        self._http = _Server(("127.0.0.1", port), partial(_Handler, self))
+        self._http = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._threads = [
             threading.Thread(target=self._http.serve_forever, args=(0.05,), name="simulator"),
             threading.Thread(target=self._send_webhooks, name="simulator-webhooks"),
