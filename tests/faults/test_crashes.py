@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 import pytest
@@ -14,15 +14,13 @@ from tests.faults.stage import BOTH, Stage
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_whatever_happens_to_any_call_every_invariant_holds(
-    name: str, count_crash_points: Callable[[int], None]
-) -> None:
+def test_whatever_happens_to_any_call_every_invariant_holds(name: str) -> None:
     scenario = SCENARIOS[name]
     plans = list(every_plan(scenario))
+    assert plans
     # A few tell enough, and what never recovers takes its time.
     failures = list(islice((failure for plan in plans for failure in tried(scenario, plan)), 5))
     assert not failures, "\n".join(failures)
-    count_crash_points(len(plans))
 
 
 def every_plan(scenario: Scenario) -> Iterator[Plan]:
