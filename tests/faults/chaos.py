@@ -17,7 +17,7 @@ import time
 from collections import Counter
 
 from stream_downloads.domain.commands import Registration
-from stream_downloads.domain.download import DownloadType, Status
+from stream_downloads.domain.download import Status
 from tests.faults.fates import Key, wrong_ends
 from tests.faults.sandbox import DEADLY, Plan
 from tests.faults.stage import Stage
@@ -115,20 +115,15 @@ class Week:
         video, kind = self.stage.simulator.videos[row.video_uid], row.download_type
         match self.chance.randrange(4):
             case 0:
-                self.command("delete", row.video_uid, kind)
+                self.stage.command("delete", row.video_uid, [kind])
                 self.deleted.add(row.key)
             case 1:
-                self.command("request", row.video_uid, kind)
+                self.stage.command("request", row.video_uid, [kind])
                 self.deleted.discard(row.key)
             case 2 if row.status is Status.INPROGRESS and kind in video.downloads:
                 self.stage.simulator.drop_download(row.video_uid, kind)
             case _:
                 self.stage.manage(action="status", video_uid=row.video_uid)
-
-    def command(self, action: str, uid: str, kind: DownloadType) -> None:
-        """Send a command until it is answered."""
-        while not self.stage.manage(action=action, video_uid=uid, download_types=[kind]):
-            pass
 
     def any_upload(self) -> Upload:
         """Return a video like those of a real library, sometimes an unusual one."""

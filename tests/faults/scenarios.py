@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from stream_downloads.domain.commands import Registration
 from stream_downloads.domain.download import Status
 from tests.faults.sandbox import DEADLY, Blow, Sandbox
-from tests.faults.stage import BOTH, Stage
+from tests.faults.stage import Stage
 from tests.simulator import Fault, Webhook
+
+Act = Callable[[Stage], list[Webhook]]
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,25 @@ class Scenario:
     """
 
     prepare: Callable[[Stage], None]
-    act: Callable[[Stage], list[Webhook]]
+    act: Act
     ends: Status = Status.READY
     stage: dict[str, float | bool] = field(default_factory=dict)
     only: tuple[Blow, ...] = tuple(Blow)
+
+
+def repeated(run: Callable[[Stage], None], times: int, apart: float) -> Act:
+    """Return the part of a scenario that runs a function so often, so many seconds apart."""
+
+    def act(stage: Stage) -> list[Webhook]:
+        for _ in range(times):
+            run(stage)
+            stage.clock.sleep(apart)
+        return []
+
+    return act
+
+
+poll = repeated(Stage.poll, 2, 60)
 
 
 def nothing(_stage: Stage) -> None:
@@ -77,20 +95,6 @@ def videos_in_every_step(stage: Stage) -> None:
     stage.clock.sleep(30)
 
 
-def poll(stage: Stage) -> list[Webhook]:
-    """Run the poller twice, a minute apart."""
-    for _ in range(2):
-        stage.poll()
-        stage.clock.sleep(60)
-    return []
-
-
-def poll_with_a_window(stage: Stage) -> list[Webhook]:
-    """Run the poller once, with a window."""
-    stage.poll(window=15)
-    return []
-
-
 def videos_to_create(stage: Stage) -> None:
     """Upload three videos without a webhook, and reconcile."""
     for _ in range(3):
@@ -117,14 +121,6 @@ def download_that_fails(stage: Stage) -> None:
     stage.clock.sleep(40)
 
 
-def retry(stage: Stage) -> list[Webhook]:
-    """Poll until the failed download is deleted and created again."""
-    for _ in range(4):
-        stage.poll()
-        stage.clock.sleep(45)
-    return []
-
-
 def ready_downloads(stage: Stage) -> None:
     """Make both downloads of a video ready."""
     stage.simulator.upload()
@@ -136,8 +132,7 @@ def ready_downloads(stage: Stage) -> None:
 def delete(stage: Stage) -> list[Webhook]:
     """Delete both by command, until it is answered; then repeat the webhook."""
     (uid,) = stage.simulator.videos
-    while stage.manage(action="delete", video_uid=uid) is None:
-        pass
+    stage.command("delete", uid)
     poll(stage)
     stage.simulator.repeat_webhook(uid)
     return deliver(stage)
@@ -146,11 +141,9 @@ def delete(stage: Stage) -> list[Webhook]:
 def delete_and_request(stage: Stage) -> list[Webhook]:
     """Delete both by command and request them again before that is done."""
     (uid,) = stage.simulator.videos
-    while stage.manage(action="delete", video_uid=uid) is None:
-        pass
+    stage.command("delete", uid)
     stage.poll()
-    while stage.manage(action="request", video_uid=uid, download_types=list(BOTH)) is None:
-        pass
+    stage.command("request", uid)
     return poll(stage)
 
 
@@ -166,14 +159,6 @@ def download_that_vanished(stage: Stage) -> None:
     (uid,) = stage.simulator.videos
     stage.simulator.drop_download(uid, "default")
     stage.clock.sleep(7 * 86_400)
-
-
-def drift(stage: Stage) -> list[Webhook]:
-    """Poll until the missing MP4 is requested again, after the grace."""
-    for _ in range(4):
-        stage.poll()
-        stage.clock.sleep(61)
-    return []
 
 
 def library_without_webhooks(stage: Stage) -> None:
@@ -253,22 +238,6 @@ def video_that_encodes_beyond_the_look_back(stage: Stage) -> None:
     stage.clock.sleep(61 * 3600.0)
 
 
-def reconcile_every_hour(stage: Stage) -> list[Webhook]:
-    """Reconcile twice, an hour apart."""
-    for _ in range(2):
-        stage.reconcile()
-        stage.clock.sleep(3600)
-    return []
-
-
-def reconcile_every_minute(stage: Stage) -> list[Webhook]:
-    """Reconcile twice, a minute apart."""
-    for _ in range(2):
-        stage.reconcile()
-        stage.clock.sleep(60)
-    return []
-
-
 def api_token_rotates(stage: Stage) -> list[Webhook]:
     """Rotate the API token while functions are warm."""
     stage.simulator.upload()
@@ -294,7 +263,9 @@ SCENARIOS = {
     "webhook that is passed on": Scenario(nothing, webhook, stage={"video_events": True}),
     "redelivery during a create": Scenario(nothing, redelivery_during_a_create),
     "poll with both types": Scenario(videos_in_every_step, poll),
-    "poll with a window": Scenario(videos_in_every_step, poll_with_a_window, only=DEADLY),
+    "poll with a window": Scenario(
+        videos_in_every_step, repeated(partial(Stage.poll, window=15), 1, 0), only=DEADLY
+    ),
     "poll with a clock five minutes slow": Scenario(
         videos_in_every_step, poll, stage={"skew": -300.0}, only=DEADLY
     ),
@@ -303,20 +274,20 @@ SCENARIOS = {
     ),
     "429 in the middle of a poll": Scenario(videos_to_create, poll_into_a_429),
     "429 in the middle of a webhook": Scenario(nothing, webhook_into_a_429),
-    "retry after a download error": Scenario(download_that_fails, retry),
+    "retry after a download error": Scenario(download_that_fails, repeated(Stage.poll, 4, 45)),
     "delete": Scenario(ready_downloads, delete, Status.DELETED),
     "delete and request": Scenario(ready_downloads, delete_and_request),
     "end of retention": Scenario(
         ready_downloads, retention_is_over, Status.DELETED, {"retention": 86_400.0}
     ),
-    "drift": Scenario(download_that_vanished, drift),
+    "drift": Scenario(download_that_vanished, repeated(Stage.poll, 4, 61)),
     "reconcile page": Scenario(library_without_webhooks, reconcile),
     "backfill page": Scenario(backfill_begun, backfill),
     "reconcile every minute": Scenario(
-        videos_that_say_what_they_want, reconcile_every_minute, stage={"period": 60.0}
+        videos_that_say_what_they_want, repeated(Stage.reconcile, 2, 60), stage={"period": 60.0}
     ),
     "look-up of a slow video": Scenario(
-        video_that_encodes_beyond_the_look_back, reconcile_every_hour
+        video_that_encodes_beyond_the_look_back, repeated(Stage.reconcile, 2, 3600)
     ),
     "guest": Scenario(become_guest, the_secret_of_the_owner_rotates),
     "signing secret rotates": Scenario(ready_downloads, signing_secret_rotates),

@@ -9,7 +9,7 @@ import math
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +63,8 @@ BOTH = (DownloadType.DEFAULT, DownloadType.AUDIO)
 API_SECRET = REFERENCES["CloudflareSecretArn"]
 POISON = "no uid of Cloudflare's"
 SIGNING_SECRET = REFERENCES["WebhookSecret.Id"]
+
+METRICS = frozenset[str](observability.Metric)
 
 # The functions' timeouts in the template; for a webhook the longest time until its answer.
 RECEIVE_SECONDS, POLL_SECONDS, RECONCILE_SECONDS, MANAGE_SECONDS = 10.0, 80.0, 600.0, 30.0
@@ -293,7 +295,7 @@ class Stage:
         signed_with = webhook.headers["Webhook-Signature"].rpartition("sig1=")[2]
         self.invariants.secrets.add(signed_with)
         told = len(self.events.taken) if self.events else 0
-        answer = self._invoke(name, RECEIVE_SECONDS, lambda function: _receive(function, event))
+        answer = self._receive(event, name)
         self.invariants.secrets.discard(signed_with)
         status = int(answer["statusCode"]) if answer else None
         if status is not None:
@@ -308,9 +310,7 @@ class Stage:
 
     def receive_event(self, event: dict[str, Any]) -> tuple[int, str] | None:
         """Deliver any HTTP event; return status and body of the answer, None if none came."""
-        answer = self._invoke(
-            "receive", RECEIVE_SECONDS, lambda function: _receive(function, event)
-        )
+        answer = self._receive(event)
         return (answer["statusCode"], answer["body"]) if answer else None
 
     def receive_forged(self, webhook: Webhook, header: str) -> None:
@@ -320,14 +320,18 @@ class Stage:
         """
         event = function_url_event(webhook.body, {"webhook-signature": header})
         before = self._traces()
-        answer = self._invoke(
-            "receive", RECEIVE_SECONDS, lambda function: _receive(function, event)
-        )
+        answer = self._receive(event)
         after = self._traces()
         if answer and answer["statusCode"] not in (403, 500):
             self.invariants.breaks(8, f"a forged webhook was answered {answer['statusCode']}")
         if before != after:
             self.invariants.breaks(8, "a forged webhook left a trace")
+
+    def _receive(self, event: dict[str, Any], name: str = "receive") -> dict[str, Any] | None:
+        def work(function: Function) -> dict[str, Any]:
+            return receive(function.service, function.secrets, event, function.bus)
+
+        return self._invoke(name, RECEIVE_SECONDS, work)
 
     def _traces(self) -> tuple[int, int]:
         allowed = "get webhook" if position_of(self.control) == GUEST else None
@@ -375,6 +379,11 @@ class Stage:
             MANAGE_SECONDS,
             lambda function: manage(function.service, parsed, lambda: MANAGE_SECONDS),
         )
+
+    def command(self, action: str, uid: str, types: Sequence[DownloadType] = BOTH) -> None:
+        """Send a command about downloads of a video until it is answered."""
+        while not self.manage(action=action, video_uid=uid, download_types=list(types)):
+            pass
 
     def register(self, registration: Registration = Registration.SUBSCRIBE) -> None:
         """Run RegisterWebhook: subscribe, register as a guest, or refresh."""
@@ -451,9 +460,8 @@ class Stage:
         self.invariants.said(text)
         for line in text.splitlines():
             said = json.loads(line)
-            for metric in observability.Metric:
-                value = said.get(metric, 0)
-                self.metrics[metric] += sum(value) if isinstance(value, list) else value
+            for metric in METRICS & said.keys():
+                self.metrics[metric] += sum(said[metric])
             if "cannot be processed" in str(said.get("message")) and said["video_uid"] != POISON:
                 self.invariants.breaks(10, line)
 
@@ -512,7 +520,3 @@ def call_of(url: str) -> str:
     path = url.partition("/stream")[2].partition("?")[0]
     parts = [part if len(part) < 32 else "{uid}" for part in path.split("/")]
     return "/".join(parts) or "/"
-
-
-def _receive(function: Function, event: dict[str, Any]) -> dict[str, Any]:
-    return receive(function.service, function.secrets, event, function.bus)

@@ -186,23 +186,18 @@ class Chaos(RuleBasedStateMachine):
         there = {row.download_type for row in self.stage.downloads.of_video(uid)}
         self.deleted |= {(uid, kind) for kind in types if kind in there}
         if there & set(types):
-            self.command("delete", uid, types)
+            self.stage.command("delete", uid, types)
 
     @precondition(lambda self: self.stage.simulator.videos)
     @rule(which=CHANCE, types=st.sampled_from([BOTH[:1], BOTH[1:], BOTH]))
     def an_operator_requests(self, which: int, types: tuple[DownloadType, ...]) -> None:
         uid = self.any_video(which)
         self.deleted -= {(uid, kind) for kind in types}
-        self.command("request", uid, types)
+        self.stage.command("request", uid, types)
 
     @rule()
     def an_operator_retries_everything(self) -> None:
         self.stage.manage(action="retry")
-
-    def command(self, action: str, uid: str, types: tuple[DownloadType, ...]) -> None:
-        """Send a command until it is answered."""
-        while not self.stage.manage(action=action, video_uid=uid, download_types=list(types)):
-            pass
 
     def any_video(self, which: int) -> str:
         uids = list(self.stage.simulator.videos)

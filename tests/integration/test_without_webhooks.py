@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.observability import Metric
-from stream_downloads.adapters.secrets import SecretUnavailable
 from stream_downloads.domain import library
 from stream_downloads.domain.download import DownloadType, Status
 from stream_downloads.domain.library import HOURS_EVERY, PAGE
@@ -223,38 +222,3 @@ def test_webhooks_beside_it_lead_to_no_second_create() -> None:
     )
     assert creates == dict.fromkeys(stack.simulator.videos, 1)
     assert {row.status for row in stack.downloads.rows.values()} == {Status.READY}
-
-
-def test_a_backfill_makes_way_for_the_look_back_of_the_next_minute() -> None:
-    stack = Minutely()
-    start = stack.clock()
-    for _ in range(4 * PAGE):
-        stack.simulator.upload(webhook_delays=())
-        stack.clock.now += 1.0
-    stack.clock.now += 72 * HOUR
-    handle = stack.simulator.handle
-
-    def slow(request: Any) -> Any:
-        stack.clock.now += 20.0
-        return handle(request)
-
-    stack.simulator.handle = slow  # type: ignore[method-assign]
-    began = stack.clock()
-    answer = stack.run(start)
-    assert answer["ended"].startswith("The next look-back is due.")
-    assert stack.clock() - began <= 80
-    while (answer := stack.run())["backfill"]:
-        pass
-    assert answer["ended"] == "done"
-    assert len(stack.downloads.rows) == 4 * PAGE
-
-
-def test_credentials_that_cannot_be_used_end_the_run_with_a_reason(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    stack = Minutely()
-    stack.credentials.in_memory = ""
-    with pytest.raises(SecretUnavailable):
-        stack.credentials.headers()
-    assert "The next run tries again" in stack.run()["ended"]
-    assert "could not be listed" in caplog.text

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 
 import urllib3
@@ -42,7 +41,6 @@ class SimulatorServer:
         self,
         simulator: StreamSimulator | None = None,
         *,
-        port: int = 0,
         drip_seconds: float = 0.5,
     ) -> None:
         self.simulator = simulator or StreamSimulator()
@@ -51,7 +49,7 @@ class SimulatorServer:
         self.webhook_answers: list[tuple[str, int]] = []
         self.stopped = threading.Event()
         self._news = threading.Event()
-        self._http = _Server(("127.0.0.1", port), partial(_Handler, self))
+        self._http = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._threads = [
             threading.Thread(target=self._http.serve_forever, args=(0.05,), name="simulator"),
             threading.Thread(target=self._send_webhooks, name="simulator-webhooks"),
@@ -81,12 +79,7 @@ class SimulatorServer:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stopped.set()
         self._news.set()
         self._http.shutdown()

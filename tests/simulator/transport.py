@@ -19,10 +19,6 @@ BASE_URL = "http://simulator/client/v4"
 DRIP_SECONDS = 0.5
 
 
-def _no_time_passes(seconds: float) -> None:
-    pass
-
-
 class InProcessPool(urllib3.PoolManager):
     """A pool that answers as `urllib3.PoolManager`, from a simulator in the same process.
 
@@ -34,7 +30,7 @@ class InProcessPool(urllib3.PoolManager):
         self,
         simulator: StreamSimulator,
         *,
-        sleep: Callable[[float], None] = _no_time_passes,
+        sleep: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         super().__init__(num_pools=1)
         self.simulator = simulator

@@ -1,18 +1,14 @@
-"""Test the simulator as a server: webhooks, test API, and its life as a process."""
+"""Test the simulator as a server: webhooks and test API."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import urllib3
 
 from tests.simulator import Request, Response, SimulatorServer
-from tests.support.emulator import REPOSITORY
 
 
 def enter(door_url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -96,20 +92,3 @@ def test_the_door_says_what_is_wrong_with_a_request(
     assert status == 400
     assert answer["error"]
     assert server.simulator.videos == {}
-
-
-def test_the_process_says_where_it_is_serves_and_stops_on_a_signal() -> None:
-    command = [sys.executable, "-m", "tests.simulator", "--answer-shape", "flat"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            place = json.loads(process.stdout.readline())
-            uid = enter(place["door_url"], "POST", "/videos", {})[1]["uid"]
-            url = f"{place['base_url']}/accounts/{place['account_id']}/stream/{uid}/downloads"
-            token = {"authorization": f"Bearer {place['api_token']}"}
-            answer = urllib3.request("POST", url, headers=token, timeout=5.0, retries=False)
-            assert answer.json()["result"]["status"] == "inprogress"  # not within "default"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=5) == 0
-        finally:
-            process.kill()

@@ -10,7 +10,7 @@ from typing import Any
 import cloudflare
 import pytest
 
-from tests.simulator import Fault, Settings, SimulatorServer, StreamSimulator, download_url
+from tests.simulator import Settings, SimulatorServer, StreamSimulator, download_url
 
 ACCOUNT: Any = {"account_id": Settings.account_id}
 
@@ -137,10 +137,3 @@ def test_the_sdk_knows_the_errors(
     with pytest.raises(cloudflare.RateLimitError) as blocked:
         sdk.stream.webhooks.get(**ACCOUNT)
     assert int(blocked.value.response.headers["retry-after"]) in (299, 300)
-
-
-@pytest.mark.parametrize("fault", [Fault.RESET_BEFORE, Fault.RESET_AFTER], ids=str)
-def test_the_sdk_sees_a_reset_as_one(sdk: Any, simulator: StreamSimulator, fault: Fault) -> None:
-    simulator.faults.script(fault)
-    with pytest.raises(cloudflare.APIConnectionError):
-        sdk.stream.downloads.get(simulator.upload(), **ACCOUNT)
