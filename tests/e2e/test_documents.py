@@ -60,12 +60,12 @@ class Shell:
     Attributes:
         environment: its whole environment.
         placeholders: what a reader puts in place of each.
-        outputs: a function that prints an output of the stack as the README's does, without a call.
+        output_function: replaces the README's ``output``, and knows the outputs without a call.
     """
 
     environment: Mapping[str, str]
     placeholders: Mapping[str, str]
-    outputs: str
+    output_function: str
 
     def run(self, document: str, code: str) -> str:
         """Run a block of a document; return what it prints.
@@ -80,7 +80,7 @@ class Shell:
         ]
         functions = [block("README.md", "sh", "invoke() (")]
         if document != "README.md":
-            functions.append(self.outputs)
+            functions.append(self.output_function)
         script = "\n".join(["set -e", *functions, *before, code])
         for placeholder, meant in self.placeholders.items():
             script = script.replace(placeholder, meant)
@@ -147,7 +147,7 @@ def shell(
             "<your token>": ACCOUNT.api_token,
             "https://api.cloudflare.com/client/v4": plain_stack.server.base_url,
         },
-        outputs=f"output() {{ case $1 in {cases} esac; }}",
+        output_function=f"output() {{ case $1 in {cases} esac; }}",
     )
     stack.client("sqs").delete_queue(QueueUrl=queue)
 

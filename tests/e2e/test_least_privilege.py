@@ -269,7 +269,10 @@ def test_a_function_fails_without_a_statement_of_its_role(
 
 
 def twice(scenario: Scenario, deployed: Deployed) -> None:
-    """Run a scenario twice: a run of the schedule may be at work once, and none is started then."""
+    """Run a scenario twice.
+
+    While a scheduled run holds the lease, a function starts none, and does not need to be allowed.
+    """
     for _ in range(2):
         scenario(deployed)
 

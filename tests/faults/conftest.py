@@ -8,6 +8,11 @@ from stream_downloads.adapters import observability
 
 
 @pytest.fixture(autouse=True)
-def _alone(socket_disabled: None) -> None:  # noqa: ARG001
-    """Block sockets, and write out the metrics that an earlier test has recorded."""
+def _no_network(socket_disabled: None) -> None:
+    """Block sockets in every test of this folder."""
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_metrics() -> None:
+    """Write out the metrics that an earlier test has recorded."""
     observability.flush()

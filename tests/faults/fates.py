@@ -53,3 +53,21 @@ def wrong_ends(stage: Stage, deleted: Collection[Key]) -> Iterator[str]:
                 yield f"invariant 2 or 3: {kind} of {uid} ended as {status} ({why}), not {wanted}"
             elif row and row.url and stage.simulator.fetch(row.url) not in (200, 401):
                 yield f"invariant 4: {row.url} does not work"
+
+
+def wrong_ends_or_creates(stage: Stage, *, deletes: bool = False) -> Iterator[str]:
+    """Yield a line for each download that ended wrongly or cost too many creates.
+
+    Args:
+        stage: the stack and its Cloudflare.
+        deletes: True if every download was deleted by command; else none was.
+    """
+    every = {(uid, kind) for uid in stage.simulator.videos for kind in BOTH}
+    yield from wrong_ends(stage, every if deletes else ())
+    for uid, video in stage.simulator.videos.items():
+        is_known = stage.downloads.of_video(uid) or (uid, "default") in stage.invariants.leaves
+        if is_known and video.upload.downloads == "none":
+            yield f"{uid} wants no download, and has a row or a create"
+    for key, leave in stage.invariants.leaves.items():
+        if leave.creates > 1 + leave.again:
+            yield f"{leave.creates} creates of {key}, and {leave.again} reasons to do it again"

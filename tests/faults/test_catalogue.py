@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from stream_downloads.domain.download import Status
 from tests.faults import scenarios
+from tests.faults.fates import wrong_ends_or_creates
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import API_SECRET, SIGNING_SECRET, Stage
-from tests.faults.test_crashes import wrong_ends
 from tests.simulator import Fault, signature
 
 EVERY_STEP = ("webhook", "poll with both types", "delete", "drift", "reconcile page")
@@ -28,7 +27,7 @@ def test_a_fault_of_any_request_is_survived(fault: Fault, name: str) -> None:
         fell = bool(stage.simulator.faults.history)
         stage.recover(again=unanswered)
         stage.invariants.check()
-        assert not list(wrong_ends(stage, scenario.ends)), f"request {number}"
+        assert not list(wrong_ends_or_creates(stage, deletes=scenario.deletes)), f"request {number}"
         number += 1
 
 
@@ -43,7 +42,7 @@ def test_a_fault_that_stays_for_an_hour_loses_nothing(fault: Fault) -> None:
         stage.clock.sleep(60)
     stage.recover()
     stage.invariants.check()
-    assert not list(wrong_ends(stage, Status.READY))
+    assert not list(wrong_ends_or_creates(stage))
 
 
 def test_a_webhook_signed_with_a_rotated_secret_is_received_at_once() -> None:

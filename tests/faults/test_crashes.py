@@ -7,11 +7,10 @@ from itertools import islice
 
 import pytest
 
-from stream_downloads.domain.download import Status
-from tests.faults import fates
+from tests.faults.fates import wrong_ends_or_creates
 from tests.faults.sandbox import DEADLY, Plan, possible_blows
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.stage import BOTH, Stage
+from tests.faults.stage import Stage
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -53,21 +52,8 @@ def tried(scenario: Scenario, plan: Plan) -> list[str]:
         if plan.blow in DEADLY and not stage.deaths:
             failures.append(f"{plan}: it did not fall")
         stage.recover(again=unanswered if sends_again else [])
-        wrong = [*stage.invariants.broken, *wrong_ends(stage, scenario.ends)]
+        wrong = [*stage.invariants.broken, *wrong_ends_or_creates(stage, deletes=scenario.deletes)]
         failures += [f"{plan}: {what}" for what in wrong]
         if not unanswered:
             break
     return failures
-
-
-def wrong_ends(stage: Stage, wanted: Status) -> Iterator[str]:
-    """Yield a line for each download that ended wrongly or cost too many creates."""
-    every = {(uid, kind) for uid in stage.simulator.videos for kind in BOTH}
-    yield from fates.wrong_ends(stage, every if wanted is Status.DELETED else ())
-    for uid, video in stage.simulator.videos.items():
-        is_known = stage.downloads.of_video(uid) or (uid, "default") in stage.invariants.leaves
-        if is_known and video.upload.downloads == "none":
-            yield f"{uid} wants no download, and has a row or a create"
-    for key, leave in stage.invariants.leaves.items():
-        if leave.creates > 1 + leave.again:
-            yield f"{leave.creates} creates of {key}, and {leave.again} reasons to do it again"

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from stream_downloads.domain.commands import Registration
-from stream_downloads.domain.download import Status
 from stream_downloads.services.signing_secret import OWNER, REGISTRATION
+from tests.faults.fates import wrong_ends_or_creates
 from tests.faults.sandbox import Sandbox
 from tests.faults.scenarios import (
     become_guest,
@@ -21,10 +21,9 @@ from tests.faults.scenarios import (
     videos_to_create,
 )
 from tests.faults.stage import Stage
-from tests.faults.test_crashes import wrong_ends
 from tests.simulator import Webhook, signature
 
-Act = Callable[[Stage], object]
+Run = Callable[[Stage], object]
 
 
 def all_webhooks_again(stage: Stage) -> None:
@@ -49,8 +48,8 @@ def poll_after_the_lease_is_over(stage: Stage) -> None:
 
 poll_elsewhere = partial(Stage.poll, name="poll elsewhere")
 
-# What comes before, and the two that run. With deletes all downloads end deleted, else ready.
-PAIRS: dict[str, tuple[Act, Act, Act]] = {
+# The preparation, the function that is interrupted, and the one that runs within it.
+PAIRS: dict[str, tuple[Run, Run, Run]] = {
     "two polls": (videos_in_every_step, Stage.poll, poll_elsewhere),
     "a poll and webhooks": (videos_in_every_step, Stage.poll, all_webhooks_again),
     "webhooks and a poll": (videos_to_create, all_webhooks_again, Stage.poll),
@@ -69,7 +68,7 @@ PAIRS: dict[str, tuple[Act, Act, Act]] = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_between_any_two_calls_of_one_function_another_may_run(name: str) -> None:
     prepare, first, second = PAIRS[name]
-    ends = Status.DELETED if "deletes" in name else Status.READY
+    deletes = delete_everything in PAIRS[name]
     failures: list[str] = []
     for number in itertools.count():
         stage = Stage()
@@ -77,7 +76,7 @@ def test_between_any_two_calls_of_one_function_another_may_run(name: str) -> Non
         if not run_within(stage, first, second, number):
             break
         stage.recover()
-        wrong = [*stage.invariants.broken, *wrong_ends(stage, ends)]
+        wrong = [*stage.invariants.broken, *wrong_ends_or_creates(stage, deletes=deletes)]
         failures += [f"before call {number}: {what}" for what in wrong]
     assert number > 2
     assert not failures, "\n".join(failures[:5])
@@ -95,7 +94,7 @@ def test_a_guest_verifies_every_request_whenever_the_secret_is_compared(
         stage.simulator.upload()
         refused: list[Webhook] = []
         compare_the_secret = partial(Stage.register, registration=Registration.REFRESH)
-        acts: list[Act] = [partial(deliver_all, refused=refused), compare_the_secret]
+        acts: list[Run] = [partial(deliver_all, refused=refused), compare_the_secret]
         first, second = acts if is_compared_within else reversed(acts)
         if not run_within(stage, first, second, number):
             break
@@ -118,7 +117,7 @@ def test_a_forged_request_within_a_registration_leaves_the_position_as_it_is_reg
     assert number > 2
 
 
-def run_within(stage: Stage, first: Act, second: Act, number: int) -> bool:
+def run_within(stage: Stage, first: Run, second: Run, number: int) -> bool:
     """Run one function, and another before its I/O call of that number; False if it has fewer."""
     left, fell = number, False
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stream_downloads.adapters.download_item import Unreadable
+from stream_downloads.adapters.stream_api import Refused
 from stream_downloads.domain import commands
 from stream_downloads.domain.commands import Action, BadRequest, Command
 from stream_downloads.domain.download import (
@@ -77,6 +78,13 @@ def test_a_request_defaults_to_the_types_of_the_stack(world: World) -> None:
     uid = world.simulator.upload(webhook_delays=())
     manage(world, action="request", video_uid=uid)
     assert set(world.downloads.rows) == {(uid, DEFAULT)}
+
+
+def test_a_request_of_what_is_ready_changes_nothing(world: World) -> None:
+    uid = ready_video(world)
+    before = dict(world.downloads.rows)
+    manage(world, action="request", video_uid=uid)
+    assert world.downloads.rows == before
 
 
 def test_a_delete_takes_the_url_at_once_and_leaves_a_tombstone(world: World) -> None:
@@ -326,6 +334,17 @@ def test_only_a_ready_download_has_a_link(world: World) -> None:
     world.deliver_webhooks()
     with pytest.raises(BadRequest, match="status of this one is inprogress"):
         manage(world, action="link", video_uid=uid)
+
+
+def test_after_a_429_a_link_says_when_to_try_again(world: World) -> None:
+    uid = ready_video(world, private=True)
+    world.simulator.faults.script(Fault.THROTTLED, calls=["create token"])
+    with pytest.raises(Refused, match="429"):
+        manage(world, action="link", video_uid=uid)
+    sent = len(world.simulator.calls)
+    with pytest.raises(NotNow, match="try again after"):
+        manage(world, action="link", video_uid=uid)
+    assert len(world.simulator.calls) == sent
 
 
 @pytest.mark.parametrize("private", [True, False])

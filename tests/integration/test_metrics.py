@@ -108,7 +108,8 @@ def upload(world: World, **details: Any) -> str:
 
 
 def drop_downloads(world: World, uid: str) -> None:
-    """Delete downloads at Cloudflare and let a week pass until that is found, with a failure."""
+    """Delete downloads at Cloudflare and let a week pass until that is found: one `Drift`."""
+    # The look-up of the video fails once: a row without a URL is counted no second time.
     world.simulator.faults.script(Fault.CANNOT_CONNECT, calls=["get video"])
     world.simulator.drop_download(uid, DownloadType.DEFAULT)
     world.clock.sleep(8 * DAY)
@@ -116,7 +117,7 @@ def drop_downloads(world: World, uid: str) -> None:
 
 
 def end_retentions(world: World) -> None:
-    """Shorten the retention and let a week pass until the ready downloads are deleted."""
+    """Shorten the retention and delete the ready downloads: their URLs go without a `Drift`."""
     world.service = replace(world.service, retention=1.0)
     world.clock.sleep(8 * DAY)
     poll(world, 5)

@@ -243,13 +243,12 @@ def test_only_an_authentic_webhook_about_a_ready_or_failed_video_is_passed_on(
     assert events.taken == []
 
 
+NOT_REACHED = EndpointConnectionError(endpoint_url="https://events.example")
+
+
 @pytest.mark.parametrize(
-    ("attribute", "failure"),
-    [
-        ("failure", refusal("AccessDenied")),
-        ("failure", EndpointConnectionError(endpoint_url="https://events.example")),
-        ("refuse", frozenset({0})),
-    ],
+    ("failure", "refuse"),
+    [(refusal("AccessDenied"), frozenset()), (NOT_REACHED, frozenset()), (None, frozenset({0}))],
     ids=["refused", "not reached", "entry refused"],
 )
 def test_while_the_bus_fails_the_answer_is_500_and_the_intent_and_its_create_are_there(
@@ -257,10 +256,10 @@ def test_while_the_bus_fails_the_answer_is_500_and_the_intent_and_its_create_are
     simulator: StreamSimulator,
     service: Service,
     video: str,
-    attribute: str,
-    failure: object,
+    failure: Exception | None,
+    refuse: frozenset[int],
 ) -> None:
-    setattr(events, attribute, failure)
+    events.failure, events.refuse = failure, refuse
     event = webhook(video_event(uid=video))
     assert send(event) == 500
     assert row_of(service, video).status is Status.INPROGRESS

@@ -521,7 +521,7 @@ def test_a_backfill_begins_although_another_caller_writes_its_record(
     assert videos_with_rows(world) == {uid}
 
 
-def test_an_item_is_read_for_few_units_while_it_is_within_reach_of_cold_processes(
+def test_a_cold_process_reads_an_item_for_under_three_units(
     world: World,
 ) -> None:
     uids: list[str] = []

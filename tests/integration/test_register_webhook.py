@@ -134,11 +134,11 @@ def test_a_foreign_subscription_is_replaced_by_force(
     assert stored(secretsmanager) == secret
 
 
-NO_OBJECTS = ("", 0, False, "force", ["force"])
+OTHER_THAN_OBJECTS = ("", 0, False, "force", ["force"])
 WRONG_FIELDS = ({"force": None}, {"force": "true"}, {"url": "u"}, {"force": True, "url": "u"})
 
 
-@pytest.mark.parametrize("event", [*NO_OBJECTS, *WRONG_FIELDS])
+@pytest.mark.parametrize("event", [*OTHER_THAN_OBJECTS, *WRONG_FIELDS])
 def test_a_bad_payload_says_what_is_wrong_and_changes_nothing(
     simulator: StreamSimulator, secretsmanager: SecretsManagerClient, event: object
 ) -> None:
@@ -184,6 +184,18 @@ def test_a_guest_whose_url_is_subscribed_is_the_owner(
     secret = subscribe(simulator, OURS)
     assert invoke(load_event("register_webhook_guest"))["result"] == "kept"
     assert stored(secretsmanager) == secret
+    assert service.control.read(REGISTRATION).value["position"] == "owner"
+
+
+def test_the_position_changes_with_the_last_registration(
+    simulator: StreamSimulator, service: Service
+) -> None:
+    invoke()
+    assert service.control.read(REGISTRATION).value["position"] == "owner"
+    subscribe(simulator, FOREIGN)
+    invoke(load_event("register_webhook_guest"))
+    assert service.control.read(REGISTRATION).value["position"] == "guest"
+    invoke(load_event("register_webhook_force"))
     assert service.control.read(REGISTRATION).value["position"] == "owner"
 
 

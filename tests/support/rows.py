@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from stream_downloads.domain import transitions
-from stream_downloads.domain.download import Download, DownloadType, Reason, Step, Work
+from stream_downloads.domain.download import Download, DownloadType, Reason, Step, TroubleKind, Work
 from stream_downloads.domain.video import Video
 
 UID = "6b9e68b07dfee8cc2d116e4c51d6a957"
@@ -24,6 +24,11 @@ def url_of(uid: str = UID, download_type: DownloadType = DEFAULT) -> str:
 def requested(uid: str = UID, download_type: DownloadType = DEFAULT, **changes: Any) -> Download:
     """Return an intent, made and due at ``NOW``."""
     return replace(transitions.request(Video(uid=uid), download_type, NOW), **changes)
+
+
+def trouble_of(row: Download) -> TroubleKind | None:
+    """Return the kind of what the row's step has met, if it has met anything."""
+    return row.work.trouble.kind if row.work and row.work.trouble else None
 
 
 def due(row: Download, at: float) -> Download:

@@ -341,7 +341,7 @@ def test_a_reset_in_the_far_future_is_not_believed(budget: Budget, clock: Virtua
     assert budget.take(LIMIT, Asker.OPERATOR).count == LIMIT
 
 
-def test_an_account_without_others_lowers_nothing(budget: Budget, control: Contested) -> None:
+def test_without_other_clients_the_limit_is_not_lowered(budget: Budget, control: Contested) -> None:
     heard(budget, 1200)
     assert control.writes == 0
     assert budget.take(60, Asker.OPERATOR).count == 60
@@ -396,7 +396,9 @@ def two(control: Contested) -> Lease:
     return Lease(control, "poller-lease", "two", 30.0)
 
 
-def test_a_holder_renews_its_lease_alone(one: Lease, two: Lease, clock: VirtualClock) -> None:
+def test_a_second_holder_is_refused_while_the_first_renews(
+    one: Lease, two: Lease, clock: VirtualClock
+) -> None:
     for _ in range(3):
         assert one.hold()
         clock.sleep(29)

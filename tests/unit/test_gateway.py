@@ -162,7 +162,9 @@ def test_refused_credentials_that_have_changed_are_sent_again(world: GatewayWorl
     assert world.send()
 
 
-def test_refused_credentials_that_a_thread_has_renewed_are_read_once(world: GatewayWorld) -> None:
+def test_credentials_that_another_thread_has_renewed_are_not_read_again(
+    world: GatewayWorld,
+) -> None:
     def renewed_meanwhile(**_: Any) -> None:
         world.credentials.in_memory = "new-token"
         raise Refused("get video", 401, RefusalKind.CREDENTIALS)

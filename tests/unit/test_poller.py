@@ -54,16 +54,19 @@ def row_of(world: World, uid: str, kind: DownloadType = DEFAULT) -> Download:
 
 
 def wanted(
-    world: World, row: Callable[..., Download] = requested, lane: Lane = Lane.LIVE, **upload: Any
+    world: World,
+    make_row: Callable[..., Download] = requested,
+    lane: Lane = Lane.LIVE,
+    **upload: Any,
 ) -> str:
-    """Upload a video that is ready and record its intent, or that row; return its id."""
+    """Upload a video and add a row for it to the table, due now; return its id."""
     uid = world.simulator.upload(webhook_delays=(), **upload)
-    world.downloads.add(due(row(uid, lane=lane), world.clock()))
+    world.downloads.add(due(make_row(uid, lane=lane), world.clock()))
     return uid
 
 
 def many(world: World, count: int, **upload: Any) -> list[str]:
-    """Do as `wanted` with so many videos; return their ids."""
+    """Call `wanted` that many times; return the ids."""
     return [wanted(world, **upload) for _ in range(count)]
 
 
@@ -492,7 +495,7 @@ def test_a_run_that_begins_without_time_sends_nothing() -> None:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("window", [0.0, 50.0])
-def test_more_than_the_allowance_is_worked_off_oldest_first_within_the_limit(window: float) -> None:
+def test_more_due_rows_than_the_allowance_are_worked_off_oldest_first(window: float) -> None:
     world = World(limit=100)
     uids = []
     for _ in range(250):

@@ -298,7 +298,9 @@ def test_creates_and_polls_take_turns_the_oldest_of_each_first() -> None:
     creates = [due(requested(f"{late:032x}"), NOW - late) for late in (1, 3, 2)]
     polls = [due(poll(late), NOW - late) for late in (10, 30, 20)]
     assert plan([*creates, *polls]) == [
-        row for place in (1, 2, 0) for row in (creates[place], polls[place])
+        *[creates[1], polls[1]],
+        *[creates[2], polls[2]],
+        *[creates[0], polls[0]],
     ]
 
 

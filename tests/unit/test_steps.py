@@ -41,7 +41,17 @@ from stream_downloads.services.steps import (
     Verdict,
 )
 from tests.simulator import Fault
-from tests.support.rows import AUDIO, DEFAULT, NOW, UID, in_progress, ready, requested, url_of
+from tests.support.rows import (
+    AUDIO,
+    DEFAULT,
+    NOW,
+    UID,
+    in_progress,
+    ready,
+    requested,
+    trouble_of,
+    url_of,
+)
 from tests.support.world import World
 
 SECONDS = 10.0
@@ -147,10 +157,6 @@ def answer_creates(world: World, answer: Callable[[], dict[str, Any]]) -> None:
         return answer()
 
     world.service.gateway.stream.create_download = create_download  # type: ignore[method-assign]
-
-
-def trouble_of(row: Download) -> TroubleKind | None:
-    return row.work.trouble.kind if row.work and row.work.trouble else None
 
 
 # --- Create
@@ -474,7 +480,9 @@ def test_a_list_that_loses_its_race_leaves_the_row_to_the_winner(world: World, u
         (30 * DAY, Step.RECHECK, RECHECK_AFTER),
     ],
 )
-def test_what_is_ready_is_checked_or_deleted(retention: float, step: Step, after: float) -> None:
+def test_a_ready_download_is_checked_or_deleted_later(
+    retention: float, step: Step, after: float
+) -> None:
     world = World(retention=retention)
     row = made_ready(world, world.simulator.upload(webhook_delays=()))
     assert row.work == Work(step, world.clock() + after)
@@ -496,7 +504,9 @@ def test_a_ready_download_is_checked_until_its_retention_is_over() -> None:
     ("retention", "step", "after"),
     [(0.0, Step.RECHECK, RECHECK_AFTER), (8 * DAY, Step.DELETE, 3 * DAY)],
 )
-def test_a_longer_retention_keeps_a_download(retention: float, step: Step, after: float) -> None:
+def test_a_longer_retention_postpones_the_delete(
+    retention: float, step: Step, after: float
+) -> None:
     world = World(retention=5 * DAY)
     row = made_ready(world, world.simulator.upload(webhook_delays=()))
     world.service = replace(world.service, retention=retention)
@@ -644,17 +654,32 @@ def test_a_429_closes_the_gate_and_leaves_the_row(
     assert seconds <= (blocked_until or 0.0) - NOW <= seconds + 3
 
 
-@pytest.mark.parametrize("obstacle", ["the grant has expired", "it expires", "no credentials"])
-def test_what_cannot_be_sent_changes_no_row(world: World, row: Download, obstacle: str) -> None:
+def expire_the_grant(world: World) -> None:
+    world.clock.sleep(USE_WITHIN + 0.1)
+
+
+def expire_the_grant_while_the_secret_is_read(world: World) -> None:
+    world.credentials.seconds = USE_WITHIN + 0.1
+
+
+def lose_the_credentials(world: World) -> None:
+    world.credentials.in_memory = ""
+
+
+@pytest.mark.parametrize(
+    ("obstruct", "verdict"),
+    [
+        (expire_the_grant, Verdict.NOT_SENT),
+        (expire_the_grant_while_the_secret_is_read, Verdict.NOT_SENT),
+        (lose_the_credentials, Verdict.CREDENTIALS),
+    ],
+)
+def test_what_cannot_be_sent_changes_no_row(
+    world: World, row: Download, obstruct: Callable[[World], None], verdict: Verdict
+) -> None:
     row, grant = kept(world, row), granted(world)
-    if obstacle == "the grant has expired":
-        world.clock.sleep(USE_WITHIN + 0.1)
-    elif obstacle == "it expires":  # while the secret is read
-        world.credentials.seconds = USE_WITHIN + 0.1
-    else:
-        world.credentials.in_memory = ""
-    wanted = Verdict.CREDENTIALS if obstacle == "no credentials" else Verdict.NOT_SENT
-    assert perform(world, row, grant=grant).verdict is wanted
+    obstruct(world)
+    assert perform(world, row, grant=grant).verdict is verdict
     assert world.simulator.calls == []
     assert is_unchanged(world, row)
 
