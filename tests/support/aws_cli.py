@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -54,10 +54,19 @@ class Command:
     outfile: str | None = None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command and print its answer as the CLI does."""
+def run(arguments: Sequence[str], client_of: Callable[[str], Any]) -> str:
+    """Run one command; return what the CLI prints.
+
+    Args:
+        arguments: those after ``aws``.
+        client_of: returns botocore's or boto3's client of a service.
+
+    Raises:
+        BadCommand: as :func:`parsed`.
+        ClientError: AWS refused the call.
+    """
     command = parsed(arguments)
-    client = SESSION.create_client(command.service)
+    client = client_of(command.service)
     if client.can_paginate(command.operation):
         pages = client.get_paginator(command.operation).paginate(**command.parameters)
         answer = pages.build_full_result()
@@ -69,10 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     if query := command.settings["query"]:
         answer = jmespath.search(query, answer)
     if command.settings["output"] == "text":
-        sys.stdout.write("".join(f"{line}\n" for line in as_text(answer)))
-    elif answer not in (None, {}):
-        sys.stdout.write(json.dumps(answer, indent=4, default=str) + "\n")
-    return 0
+        return "".join(f"{line}\n" for line in as_text(answer))
+    return "" if answer in (None, {}) else json.dumps(answer, indent=4, default=str) + "\n"
 
 
 def parsed(arguments: Sequence[str]) -> Command:
@@ -150,4 +157,4 @@ def as_text(answer: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.stdout.write(run(sys.argv[1:], SESSION.create_client))

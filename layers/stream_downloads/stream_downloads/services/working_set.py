@@ -141,9 +141,9 @@ class WorkingSet:
         return [
             row
             for row in self._rows.values()
-            if row.queue in queues
-            and row.due_at is not None
-            and row.due_at <= until
+            if (due_at := row.due_at) is not None
+            and due_at <= until
+            and row.queue in queues
             and row.key not in self._left_out
         ]
 
