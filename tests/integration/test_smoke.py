@@ -154,6 +154,7 @@ def test_a_stack_that_works_is_proven_and_nothing_is_left_over(stage: Stage) -> 
     assert stage.smoke.cloudflare.sent <= MOST_REQUESTS
 
 
+@pytest.mark.no_cover
 def test_wherever_it_is_interrupted_nothing_is_left_over(tmp_path: Path) -> None:
     whole = Stage(tmp_path)
     whole.run()

@@ -21,7 +21,7 @@ REFERENCES = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Reads ``!Ref x`` as ``{"Ref": x}`` and ``!GetAtt a.b`` as ``{"GetAtt": "a.b"}``."""
 
 
@@ -40,7 +40,7 @@ _Loader.add_multi_constructor("!", _intrinsic)
 def template() -> dict[str, Any]:
     """Return the template as it is written, its short intrinsics as objects of one entry."""
     text = (REPOSITORY / "template.yaml").read_text(encoding="utf-8")
-    return cast("dict[str, Any]", yaml.load(text, _Loader))  # noqa: S506  # a SafeLoader
+    return cast("dict[str, Any]", yaml.load(text, _Loader))  # noqa: S506  # a CSafeLoader
 
 
 def resources(kind: str) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from functools import cache
 from typing import Any, cast
 
@@ -30,13 +31,19 @@ ON_STREAMS = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetSha
 
 
 @cache
+def as_written() -> dict[str, Any]:
+    text = (REPOSITORY / "template.yaml").read_text(encoding="utf-8")
+    return cast("dict[str, Any]", yaml_parse(text))
+
+
+@cache
 def deployed(**given: str) -> dict[str, Any]:
     """Return the resources that CloudFormation deploys.
 
     Args:
         given: parameters of the template by name; the others have their defaults.
     """
-    template = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
+    template = deepcopy(as_written())
     for resource in template["Resources"].values():
         for name in ("CodeUri", "ContentUri"):
             if name in resource["Properties"]:
