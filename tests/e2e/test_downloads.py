@@ -83,15 +83,6 @@ def test_a_percentage_is_seen_before_the_url(plain: Deployed) -> None:
     assert "url" not in row
 
 
-def test_a_private_video_is_marked_as_such(plain: Deployed) -> None:
-    uid = plain.upload_and_hear(private=True)
-    plain.poll()
-    row = plain.row(uid)
-    assert row["status"] == "ready"
-    assert row["requires_signed_url"] is True
-    assert plain.cloudflare.fetch(row["url"]) == 401
-
-
 def test_a_failed_video_ends_in_error_with_cloudflares_reason(guarded: Deployed) -> None:
     uid = guarded.upload_and_hear(error_code="ERR_NON_VIDEO", error_message="Not a video")
     row = guarded.row(uid)
@@ -110,15 +101,6 @@ def test_a_webhook_that_comes_again_changes_nothing(plain: Deployed) -> None:
     plain.hear(uid, times=4)
     assert plain.row(uid) == ready
     assert plain.creates(uid).count("default") == 1
-
-
-def test_a_webhook_that_was_overtaken_changes_nothing(plain: Deployed) -> None:
-    uid = plain.upload_and_hear()
-    late = encoded(video_event("video_failed", uid=uid))
-    assert plain.post(late, plain.sign(late)) == 200
-    plain.poll_until("ready", uid)
-    assert plain.post(late, plain.sign(late)) == 200
-    assert plain.status(uid) == "ready"
 
 
 def test_cloudflares_own_example_becomes_a_url(example: Deployed) -> None:

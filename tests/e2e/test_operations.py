@@ -65,15 +65,6 @@ def test_all_downloads_of_a_video_are_deleted_at_once(guarded: Deployed) -> None
     assert guarded.cloudflare.videos[uid].downloads == {}
 
 
-def test_a_download_that_fails_is_made_again(plain: Deployed) -> None:
-    uid = plain.upload_and_hear(failing_creates={"default": 1})
-    plain.poll()
-    assert plain.status(uid) == "inprogress"
-    plain.pass_time(uid, seconds=60)
-    plain.poll_until("ready", uid)
-    assert plain.creates(uid) == ["default", "default"]
-
-
 def test_a_download_that_fails_again_and_again_ends_in_error_until_a_retry(
     plain: Deployed,
 ) -> None:
@@ -90,15 +81,10 @@ def test_a_download_that_fails_again_and_again_ends_in_error_until_a_retry(
     assert plain.creates(uid).count("default") == 5
 
 
-def test_a_live_recording_over_four_hours_ends_in_error(plain: Deployed) -> None:
-    uid = plain.upload_and_hear(live_input="0123456789abcdef" * 2, duration_seconds=5 * 3600)
-    row = plain.poll_until("error", uid, passing=900)
-    assert row["error_code"] == "recording_too_long"
-
-
 def test_a_link_to_a_private_video_works(plain: Deployed) -> None:
     uid = plain.upload_and_hear(private=True)
     row = plain.poll_until("ready", uid)
+    assert row["requires_signed_url"] is True
     assert plain.cloudflare.fetch(row["url"]) == 401
     link = plain.manage("link", uid, expires_in=60, filename="The-talk")
     assert plain.cloudflare.fetch(link["url"]) == 200
@@ -112,21 +98,6 @@ def test_a_check_finds_that_a_deployed_stack_is_as_it_should_be(either: Deployed
     answer = either.manage("check")
     assert answer["ok"], answer
     assert len(answer["findings"]) == 9
-
-
-@pytest.mark.usefixtures("subscription")
-def test_a_check_names_who_has_the_subscription(plain: Deployed) -> None:
-    plain.cloudflare.outbox.subscribe("https://other.example.com/hook", plain.cloudflare.clock())
-    (wrong,) = [each for each in plain.manage("check")["findings"] if not each["ok"]]
-    assert wrong["check"] == "subscription"
-    assert "to https://other.example.com/hook." in wrong["detail"]
-
-
-def test_a_bad_command_says_what_is_wrong_and_changes_nothing(plain: Deployed) -> None:
-    rows = plain.rows()
-    with pytest.raises(AssertionError, match=r"action has to be one of .* Nothing was changed"):
-        plain.manage("explode")
-    assert plain.rows().keys() == rows.keys()
 
 
 @pytest.mark.usefixtures("subscription")
@@ -177,33 +148,6 @@ def test_a_download_that_vanished_at_cloudflare_is_made_again(plain: Deployed) -
     plain.poll_until("requested", uid)
     plain.poll_until("ready", uid)
     assert plain.creates(uid) == ["default", "default"]
-
-
-def test_a_download_that_vanished_with_its_video_is_marked_as_deleted(plain: Deployed) -> None:
-    uid = plain.upload_and_hear()
-    plain.poll_until("ready", uid)
-    plain.cloudflare.drop_video(uid)
-    plain.pass_time(uid, seconds=7 * DAY)
-    plain.poll_for(uid, waits)
-    assert plain.status(uid) == "ready"
-    plain.pass_time(uid, seconds=60)
-    plain.poll_for(uid, waits_for("get_video"))
-    assert plain.status(uid) == "ready"
-    plain.pass_time(uid, seconds=3600)
-    row = plain.poll_until("deleted", uid)
-    assert "url" not in row
-
-
-def test_a_download_that_is_still_there_is_only_looked_at(plain: Deployed) -> None:
-    uid = plain.upload_and_hear()
-    plain.poll_until("ready", uid)
-    plain.pass_time(uid, seconds=7 * DAY)
-    ready = plain.row(uid)
-    plain.poll_for(uid, waits)
-    after = plain.row(uid)
-    assert {name: value for name, value in after.items() if not name.startswith("_")} == {
-        name: value for name, value in ready.items() if not name.startswith("_")
-    }
 
 
 def test_a_download_is_deleted_at_the_end_of_its_retention(guarded: Deployed) -> None:
