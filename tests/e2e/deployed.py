@@ -147,30 +147,23 @@ class Deployed:
         """Have one run of the poller; the schedule's own may be under way, and is waited for."""
         return eventually(self._poll, lambda summary: summary["ended"] != "another run is at work")
 
-    def poll_until(
-        self, status: str, uid: str, kind: str = "default", *, passing: float = 0.0
-    ) -> Item:
+    def poll_until(self, status: str, uid: str, kind: str = "default") -> Item:
         """Have runs of the poller until a row has that status, as :meth:`poll_for`."""
-        return self.poll_for(uid, lambda row: row["status"] == status, kind, passing=passing)
+        return self.poll_for(uid, lambda row: row["status"] == status, kind)
 
-    def poll_for(
-        self, uid: str, good: Callable[[Item], bool], kind: str = "default", *, passing: float = 0.0
-    ) -> Item:
+    def poll_for(self, uid: str, good: Callable[[Item], bool], kind: str = "default") -> Item:
         """Have runs of the poller until a row is as it should be.
 
         Args:
             uid: the row's video.
             good: says whether the row is so.
             kind: the row's type.
-            passing: how many seconds pass for the row before each run.
 
         Returns:
             The row.
         """
 
         def after_a_poll() -> Item:
-            if passing:
-                self.pass_time(uid, kind, seconds=passing)
             self.poll()
             return self.row(uid, kind)
 

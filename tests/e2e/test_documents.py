@@ -1,7 +1,7 @@
 """Every command of the documents runs on the deployed stack, as it is written.
 
 A small stand-in takes the place of the AWS CLI, which PyPI does not have. It runs in this process,
-because a new one takes half a second. ``AWS_CLI=/path/to/aws`` has the real one run.
+because a new one takes half a second. With ``AWS_CLI=/path/to/aws`` the real one runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.e2e.deployed import ACCOUNT, Deployed
 from tests.support import aws_cli
@@ -111,22 +110,22 @@ def uid(plain_stack: Deployed) -> str:
 @pytest.fixture(scope="module")
 def aws_command(plain_stack: Deployed) -> Iterator[str]:
     """Yield the line of a script that runs its arguments as a command of the AWS CLI."""
-    if shutil.which("curl") is None:
-        pytest.skip("curl is missing")
     if real := os.environ.get("AWS_CLI"):
         yield f'exec {real} --endpoint-url {plain_stack.stack.endpoint} "$@"'
         return
+    if shutil.which("curl") is None:
+        pytest.skip("curl is missing")
 
     class StandIn(BaseHTTPRequestHandler):
-        """Runs the commands that it is sent, each argument of which ends with a null byte."""
+        """Runs each command that is posted: its arguments, each followed by a null byte.
+
+        A command that fails has no response, and its traceback is in the test's output.
+        """
 
         def do_POST(self) -> None:
             arguments = self.rfile.read(int(self.headers["Content-Length"])).decode().split("\0")
-            try:
-                status, answer = 200, aws_cli.run(arguments[:-1], plain_stack.stack.client)
-            except (aws_cli.BadCommand, BotoCoreError, ClientError) as error:
-                status, answer = 400, f"{error}\n"
-            self.send_response(status)
+            answer = aws_cli.run(arguments[:-1], plain_stack.stack.client)
+            self.send_response(200)
             self.end_headers()
             self.wfile.write(answer.encode())
 
@@ -134,9 +133,8 @@ def aws_command(plain_stack: Deployed) -> Iterator[str]:
             """Say nothing of a request."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
-        Thread(target=server.serve_forever).start()
-        send = f"curl -sS --fail-with-body --data-binary @- http://127.0.0.1:{server.server_port}"
-        yield f"printf '%s\\0' \"$@\" | {send}"
+        Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"printf '%s\\0' \"$@\" | curl -q -sS --data-binary @- http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -165,7 +163,6 @@ def shell(
             "AWS_SECRET_ACCESS_KEY": "test",
             "NO_PROXY": "127.0.0.1",
             "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(REPOSITORY),
             "TMPDIR": str(folder),
         },
         placeholders={

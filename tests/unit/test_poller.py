@@ -238,6 +238,13 @@ def test_a_ready_download_that_vanished_with_its_video_is_marked_as_deleted() ->
     assert row_of(world, uid).url is None
 
 
+def test_a_live_recording_over_four_hours_ends_in_error() -> None:
+    world = World()
+    uid = world.simulator.upload(live_input="a", duration_seconds=5 * 3600)
+    settle(world)
+    assert row_of(world, uid).error_code == "recording_too_long"
+
+
 # --- Credentials and the gate
 
 
