@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -41,3 +42,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     plugin = session.config.pluginmanager.getplugin("_cov")
     if hasattr(session.config, "workerinput") and plugin and plugin.cov_controller:
         plugin.cov_controller.cov.stop()
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the modules that are loaded by now from garbage collection: it takes less time."""
+    gc.freeze()
