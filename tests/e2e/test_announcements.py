@@ -9,6 +9,7 @@ import pytest
 
 from tests.demo.stage import Subscriber
 from tests.e2e.deployed import Deployed, eventually
+from tests.playground.play import EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,7 @@ once = pytest.mark.parametrize("either", ["plain"], indirect=True)
 @pytest.fixture
 def subscriber(either: Deployed) -> Iterator[Subscriber]:
     """Yield a subscriber to every event."""
-    kinds = ("Download Ready", "Download Failed", "Download Deleted")
-    subscriber = Subscriber.to(either.stack, f"subscriber-{uuid.uuid4()}", *kinds)
+    subscriber = Subscriber.to(either.stack, f"subscriber-{uuid.uuid4()}", *EVENTS)
     yield subscriber
     subscriber.end()
 

@@ -13,8 +13,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -24,6 +22,7 @@ from tests.support import aws_cli
 from tests.support.deployment import REGION
 from tests.support.documents import DOCUMENTS, block, blocks
 from tests.support.emulator import REPOSITORY
+from tests.support.http_server import http_server
 
 if TYPE_CHECKING:
     from tests.support.deployment import Stack
@@ -61,12 +60,10 @@ class Shell:
     Attributes:
         environment: its whole environment.
         placeholders: what a reader puts in place of each.
-        output_function: replaces the README's ``output``, and knows the outputs without a call.
     """
 
     environment: Mapping[str, str]
     placeholders: Mapping[str, str]
-    output_function: str
 
     def run(self, document: str, code: str) -> str:
         """Run a block of a document; return what it prints.
@@ -79,10 +76,7 @@ class Shell:
             for earlier in blocks(document)
             if earlier != code and earlier.startswith(tuple(f"{name}=$(" for name in used))
         ]
-        functions = [block("README.md", "sh", "invoke() (")]
-        if document != "README.md":
-            functions.append(self.output_function)
-        script = "\n".join(["set -e", *functions, *before, code])
+        script = "\n".join(["set -e", block("README.md", "sh", "invoke() ("), *before, code])
         for placeholder, meant in self.placeholders.items():
             script = script.replace(placeholder, meant)
         done = subprocess.run(
@@ -116,26 +110,12 @@ def aws_command(plain_stack: Deployed) -> Iterator[str]:
     if shutil.which("curl") is None:
         pytest.skip("curl is missing")
 
-    class StandIn(BaseHTTPRequestHandler):
-        """Runs each command that is posted: its arguments, each followed by a null byte.
+    def run(_headers: Mapping[str, str], body: bytes) -> str:
+        *arguments, _ = body.decode().split("\0")  # each is followed by one
+        return aws_cli.run(arguments, plain_stack.stack.client)
 
-        A command that fails has no response, and its traceback is in the test's output.
-        """
-
-        def do_POST(self) -> None:
-            arguments = self.rfile.read(int(self.headers["Content-Length"])).decode().split("\0")
-            answer = aws_cli.run(arguments[:-1], plain_stack.stack.client)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer.encode())
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing of a request."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
-        Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"printf '%s\\0' \"$@\" | curl -q -sS --data-binary @- http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with http_server(run) as url:
+        yield f"printf '%s\\0' \"$@\" | curl -q -sS --data-binary @- {url}"
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +132,6 @@ def shell(
     attributes = stack.client("sqs").get_queue_attributes(
         QueueUrl=queue, AttributeNames=["QueueArn"]
     )
-    cases = " ".join(f"{name}) echo '{value}';;" for name, value in stack.outputs.items())
     yield Shell(
         environment={
             "AWS_ACCESS_KEY_ID": "test",
@@ -176,7 +155,6 @@ def shell(
             "<your token>": ACCOUNT.api_token,
             "https://api.cloudflare.com/client/v4": plain_stack.server.base_url,
         },
-        output_function=f"output() {{ case $1 in {cases} esac; }}",
     )
     stack.client("sqs").delete_queue(QueueUrl=queue)
 

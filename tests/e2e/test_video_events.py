@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
 from collections.abc import Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.e2e.deployed import Deployed, eventually
 from tests.e2e.test_least_privilege import without
+from tests.support import aws_cli
 from tests.support.emulator import REPOSITORY
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.support.http_server import http_server
 
 PAGE = (REPOSITORY / "docs/webhooks.md").read_text(encoding="utf-8")
 KEY = "the key of the receiver"
@@ -31,21 +27,14 @@ def recipe(name: str) -> list[str]:
 
 
 def run(deployed: Deployed, name: str, variables: dict[str, str]) -> dict[str, str]:
-    """Run a recipe: each command of the AWS CLI by the call of boto3 that it makes."""
+    """Run the commands of a recipe; return the variables, with those that it sets."""
     for command in recipe(name):
         assigned = re.fullmatch(r"(\w+)=\$\((.*)\)", command, re.DOTALL)
         words = shlex.split(expanded(deployed, assigned[2] if assigned else command, variables))
         assert words.pop(0) == "aws"
-        service, operation = words.pop(0), words.pop(0).replace("-", "_")
-        options = dict(zip(words[::2], words[1::2], strict=True))
-        query = options.pop("--query", "")
-        options.pop("--output", None)
-        call = getattr(deployed.stack.client(service), operation)
-        answer = call(**{member(option): value(option, text) for option, text in options.items()})
-        for part in filter(None, query.split(".")):
-            answer = answer[part]
+        written = aws_cli.run(words, deployed.stack.client)
         if assigned:
-            variables[assigned[1]] = answer
+            variables[assigned[1]] = written.strip()
     return variables
 
 
@@ -54,41 +43,6 @@ def expanded(deployed: Deployed, command: str, variables: Mapping[str, str]) -> 
     outputs = deployed.stack.outputs
     command = re.sub(r"\$\(output (\w+)\)", lambda found: outputs[found[1]], command)
     return re.sub(r"\$([A-Z_]+)", lambda found: variables[found[1]], command)
-
-
-def member(option: str) -> str:
-    """Return the member of the API that an option of the CLI sets."""
-    return "".join(word.capitalize() for word in option.removeprefix("--").split("-"))
-
-
-def value(option: str, text: str) -> Any:
-    """Return an option's value: lists and structures, but policies and patterns as texts."""
-    if option == "--attribute-names":
-        return [text]
-    if text.startswith(("{", "[")) and not option.endswith(("-document", "-pattern")):
-        return json.loads(text)
-    return text
-
-
-@contextmanager
-def receiver() -> Iterator[tuple[str, list[tuple[Mapping[str, str], bytes]]]]:
-    """Return the URL of a receiver outside AWS, and the requests that have come."""
-    came: list[tuple[Mapping[str, str], bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            came.append((dict(self.headers), body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/hook", came
-        server.shutdown()
 
 
 def test_a_rule_sends_every_webhook_to_a_queue(guarded: Deployed) -> None:
@@ -117,8 +71,14 @@ def test_a_rule_sends_every_webhook_to_a_queue(guarded: Deployed) -> None:
 
 
 def test_an_api_destination_takes_every_webhook_out_of_aws(guarded: Deployed) -> None:
-    with receiver() as (url, came):
-        run(guarded, "api destination", {"RECEIVER_URL": url, "RECEIVER_KEY": KEY})
+    came: list[tuple[Mapping[str, str], bytes]] = []
+
+    def receive(headers: Mapping[str, str], body: bytes) -> str:
+        came.append((headers, body))
+        return ""
+
+    with http_server(receive) as url:
+        run(guarded, "api destination", {"RECEIVER_URL": f"{url}/hook", "RECEIVER_KEY": KEY})
         uid = guarded.upload_and_hear(downloads="none")
         eventually(lambda: [body for _, body in came if uid.encode() in body], within=10)
         events = guarded.stack.client("events")
