@@ -36,8 +36,7 @@ playground: $(EMULATED) ## deploy on a local emulator, to try things out until C
 
 test: $(EMULATED) ## unit and integration tests with coverage, faults, end to end
 	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
-	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal tests/faults tests/bench
-	$(PYTHON) -m pytest --numprocesses 4 tests/e2e
+	$(PYTHON) -m pytest --numprocesses 4 tests/e2e tests/faults tests/bench
 
 check: $(VENV)/installed ## lint, format, types, layers, template, links, known vulnerabilities
 	ruff check .

@@ -32,9 +32,14 @@ BY_KEY = {"api_email": ACCOUNT.api_email, "api_key": ACCOUNT.api_key}
 
 
 class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # it is untyped
-    """Keeps what shares a deployment in one process, when there are several."""
+    """Keeps what shares a deployment in one process, when there are several.
+
+    What needs no deployment comes last, one test at a time, where a process has nothing to do.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
+        if "tests/e2e/" not in nodeid:
+            return nodeid
         if "test_demo.py" in nodeid:
             return "demo"
         if "test_documents.py" in nodeid or "test_smoke.py" in nodeid:
