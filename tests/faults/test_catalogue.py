@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -11,24 +12,38 @@ from tests.faults.fates import wrong_ends_or_creates
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import API_SECRET, SIGNING_SECRET, Stage
 from tests.simulator import Fault, signature
+from tests.simulator.faults import ODDITIES
 
+# The requests whose answer describes downloads.
+DESCRIBING = ("create download", "list downloads")
 EVERY_STEP = ("webhook", "poll with both types", "delete", "drift", "reconcile page")
 
 
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize("name", EVERY_STEP)
 def test_a_fault_of_any_request_is_survived(fault: Fault, name: str) -> None:
-    scenario, number, fell = SCENARIOS[name], 0, True
-    while fell:
+    scenario = SCENARIOS[name]
+    for number, call in enumerate(requests_of(name)):
+        if fault in ODDITIES and call not in DESCRIBING:
+            continue
         stage = Stage()
         scenario.prepare(stage)
         stage.simulator.faults.script(fault, skip=number)
         unanswered = scenario.act(stage)
-        fell = bool(stage.simulator.faults.history)
+        assert stage.simulator.faults.history == [(call, fault)]
         stage.recover(again=unanswered)
         stage.invariants.check()
         assert not list(wrong_ends_or_creates(stage, deletes=scenario.deletes)), f"request {number}"
-        number += 1
+
+
+@cache
+def requests_of(name: str) -> list[str]:
+    """Return the requests of a scenario without faults."""
+    stage, scenario = Stage(), SCENARIOS[name]
+    scenario.prepare(stage)
+    before = len(stage.simulator.calls)
+    scenario.act(stage)
+    return [call.name for call in stage.simulator.calls[before:]]
 
 
 @pytest.mark.parametrize("fault", Fault)

@@ -108,4 +108,14 @@ def _client(service: Any) -> Any:
 def _create_secret(reference: str, value: dict[str, str]) -> None:
     # Found by its whole ARN, because moto takes that for one without its last six characters.
     name = REFERENCES[reference].rpartition(":")[2]
-    _client("secretsmanager").create_secret(Name=name, SecretString=json.dumps(value))
+    secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].create_secret(
+        name,
+        json.dumps(value),
+        secret_binary=None,
+        description=None,
+        tags=None,
+        kms_key_id=None,
+        client_request_token=None,
+        replica_regions=[],
+        force_overwrite=False,
+    )

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 CUSTOMER_HOST = "customer-m033z5x00ks6nunl.cloudflarestream.com"
@@ -222,6 +223,7 @@ def download_url(video_uid: str, download_type: str) -> str:
     return f"https://{CUSTOMER_HOST}/{video_uid}/downloads/{FILE_NAMES[download_type]}"
 
 
+@lru_cache(maxsize=1024)  # a list of videos says the same times again and again
 def timestamp(at: float) -> str:
     """Format Unix seconds as Cloudflare does: microseconds, and Z."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

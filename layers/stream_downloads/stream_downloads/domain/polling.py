@@ -184,7 +184,7 @@ def _likelihood(ready_at: float, reports: Sequence[tuple[float, float]]) -> floa
             continue
         error = 0.0
         for age, percent in reports:
-            expected = 100 * max(0.0, age - begin) / (ready_at - begin)
+            expected = 100 * (age - begin) / (ready_at - begin) if age > begin else 0.0
             error += ((percent - expected) / NOISE) ** 2
         likelihood += chance * math.exp(-min(error, 1400) / 2)
     return likelihood
