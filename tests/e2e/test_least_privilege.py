@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.e2e.deployed import Deployed
+from tests.support.deployment import REGION
 from tests.support.events import encoded
 from tests.support.template import template
 
@@ -20,13 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Scenario = Callable[[Deployed], None]
+Call = tuple[str, str]  # the action and the resource of IAM
 
 
 # --- What each function is there for ----------------------------------------------------------
-
-
-def a_webhook_is_recorded(deployed: Deployed) -> None:
-    deployed.upload_and_hear()
 
 
 def a_webhook_leads_to_a_create_at_once(deployed: Deployed) -> None:
@@ -65,11 +63,6 @@ def a_poll_makes_a_download_ready(deployed: Deployed) -> None:
     assert deployed.status(uid) == "ready"
 
 
-def a_poll_begins(deployed: Deployed) -> None:
-    deployed.free_poller()
-    deployed.poll()
-
-
 def a_poll_hears_of_a_download_that_was_not_due(deployed: Deployed) -> None:
     uid = deployed.upload_and_hear(generation_seconds={"default": 0.0, "audio": 600.0})
     deployed.poll()
@@ -88,10 +81,6 @@ def a_reconciliation_meets_a_row_that_changes(deployed: Deployed) -> None:
         deployed.reconcile()
         log = deployed.stack.log("ReconcileLibrary")
         assert "LostRace" in [line.get("error") for line in log[-5:]]
-
-
-def the_stack_is_summed_up(deployed: Deployed) -> None:
-    deployed.manage("status")
 
 
 def a_stack_with_a_due_download_is_summed_up(deployed: Deployed) -> None:
@@ -150,10 +139,6 @@ def a_guest_stores_the_owners_new_secret(deployed: Deployed) -> None:
         deployed.restart("ReceiveWebhook")
 
 
-def a_subscription_is_kept(deployed: Deployed) -> None:
-    deployed.register()
-
-
 def an_end_is_announced(deployed: Deployed) -> None:
     key = {"video_uid": {"S": "0" * 32}, "download_type": {"S": "default"}}
     change = {
@@ -169,135 +154,195 @@ def an_end_is_announced(deployed: Deployed) -> None:
     assert "FunctionError" not in answer
 
 
-def cold(function: str, scenario: Scenario) -> Scenario:
-    """Return the same action in a cold function, which has no secret in memory."""
-
-    @functools.wraps(scenario)
-    def begin(deployed: Deployed) -> None:
-        deployed.restart(function)
-        scenario(deployed)
-
-    return begin
-
-
-NEEDED: Final[Mapping[str, Mapping[str, Scenario]]] = {
+# By function: what it does, and the statements of its role that allow it.
+NEEDED: Final[Mapping[str, Mapping[Scenario, Sequence[str]]]] = {
     "ReceiveWebhook": {
-        "StartPoller": cold("ReceiveWebhook", a_webhook_starts_a_run),
-        "ReadDownload": a_webhook_meets_a_row_that_changes,
-        "WriteDownload": a_webhook_is_recorded,
-        "ReadControl": a_webhook_leads_to_a_create_at_once,
-        "WriteControl": a_webhook_leads_to_a_create_at_once,
-        "ReadCredentials": cold("ReceiveWebhook", a_webhook_leads_to_a_create_at_once),
-        "ReadWebhookSecret": cold("ReceiveWebhook", a_webhook_is_recorded),
-        "StoreWebhookSecret": cold("ReceiveWebhook", a_guest_stores_the_owners_new_secret),
+        a_webhook_starts_a_run: ["StartPoller"],
+        a_webhook_meets_a_row_that_changes: ["ReadDownload"],
+        a_webhook_leads_to_a_create_at_once: [
+            "WriteDownload",
+            "ReadControl",
+            "WriteControl",
+            "ReadCredentials",
+            "ReadWebhookSecret",
+        ],
+        a_guest_stores_the_owners_new_secret: ["StoreWebhookSecret"],
     },
     "PollDownloads": {
-        "FindDueDownloads": a_poll_makes_a_download_ready,
-        "ReadDownloadsOfVideo": a_poll_hears_of_a_download_that_was_not_due,
-        "ReadDueDownloads": a_poll_makes_a_download_ready,
-        "WriteDownload": a_poll_makes_a_download_ready,
-        "ReadControl": a_poll_begins,
-        "WriteControl": a_poll_begins,
-        "ReadCredentials": cold("PollDownloads", a_poll_makes_a_download_ready),
+        a_poll_makes_a_download_ready: [
+            "FindDueDownloads",
+            "ReadDueDownloads",
+            "WriteDownload",
+            "ReadControl",
+            "WriteControl",
+            "ReadCredentials",
+        ],
+        a_poll_hears_of_a_download_that_was_not_due: ["ReadDownloadsOfVideo"],
     },
     "ReconcileLibrary": {
-        "StartPoller": cold("ReconcileLibrary", a_reconciliation_starts_a_run),
-        "ReadDownloads": a_reconciliation_finds_a_video,
-        "ReadDownload": a_reconciliation_meets_a_row_that_changes,
-        "WriteDownload": a_reconciliation_finds_a_video,
-        "ReadControl": a_reconciliation_finds_a_video,
-        "WriteControl": a_reconciliation_finds_a_video,
-        "ReadCredentials": cold("ReconcileLibrary", a_reconciliation_finds_a_video),
+        a_reconciliation_starts_a_run: ["StartPoller"],
+        a_reconciliation_finds_a_video: [
+            "ReadDownloads",
+            "WriteDownload",
+            "ReadControl",
+            "WriteControl",
+            "ReadCredentials",
+        ],
+        a_reconciliation_meets_a_row_that_changes: ["ReadDownload"],
     },
     "ManageDownloads": {
-        "FindDueDownloads": the_stack_is_summed_up,
-        "FindDownloadsByStatus": the_stack_is_summed_up,
-        "ReadDueDownloads": a_stack_with_a_due_download_is_summed_up,
-        "ReadDownloadsOfVideo": a_video_is_looked_up,
-        "ReadDownload": a_link_is_given,
-        "WriteDownload": a_download_is_requested,
-        "ReadControl": the_stack_is_summed_up,
-        "WriteControl": a_link_is_given,
-        "ReadCredentials": cold("ManageDownloads", a_link_is_given),
-        "ReadWebhookSecret": the_installation_is_checked,
+        a_stack_with_a_due_download_is_summed_up: [
+            "FindDueDownloads",
+            "FindDownloadsByStatus",
+            "ReadDueDownloads",
+        ],
+        a_video_is_looked_up: ["ReadDownloadsOfVideo"],
+        a_download_is_requested: ["WriteDownload"],
+        a_link_is_given: ["ReadDownload", "ReadControl", "WriteControl", "ReadCredentials"],
+        the_installation_is_checked: ["ReadWebhookSecret"],
     },
-    "AnnounceDownloads": {"PutEvents": an_end_is_announced},
+    "AnnounceDownloads": {an_end_is_announced: ["PutEvents"]},
     "RegisterWebhook": {
-        "ReadControl": a_subscription_is_kept,
-        "WriteControl": a_subscription_is_kept,
-        "ReadCredentials": cold("RegisterWebhook", a_subscription_is_kept),
-        "ReadWebhookSecret": a_subscription_is_kept,
-        "StoreWebhookSecret": a_new_secret_is_stored,
+        a_new_secret_is_stored: [
+            "ReadControl",
+            "WriteControl",
+            "ReadCredentials",
+            "ReadWebhookSecret",
+            "StoreWebhookSecret",
+        ],
     },
 }
 
 
-def test_every_statement_of_the_template_is_tried() -> None:
+def test_every_statement_of_the_template_is_used_and_allows_one_call() -> None:
     functions = {
-        name.removesuffix("Function"): resource["Properties"]["Policies"][0]
+        name.removesuffix("Function"): resource["Properties"]["Policies"][0]["Statement"]
         for name, resource in template()["Resources"].items()
         if resource["Type"] == "AWS::Serverless::Function"
     }
-    # Without KMS on the emulator, what is allowed under a condition has its test on the template.
-    statements = {
-        name: [statement["Sid"] for statement in policy["Statement"] if "If" not in statement]
-        for name, policy in functions.items()
-    }
-    assert statements == {name: list(scenarios) for name, scenarios in NEEDED.items()}
-
-
-# Each once: what works in a cold function works in a warm one.
-SCENARIOS: Final = {
-    inspect.unwrap(scenario): scenario for needed in NEEDED.values() for scenario in needed.values()
-}
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS.values())
-def test_a_function_works_with_its_role(guarded: Deployed, scenario: Scenario) -> None:
-    scenario(guarded)
+    for name, policy in functions.items():
+        # What is allowed under a condition has its test on the template: the emulator has no KMS.
+        statements = [statement for statement in policy if "If" not in statement]
+        used = [statement for scenario in NEEDED[name].values() for statement in scenario]
+        assert sorted(statement["Sid"] for statement in statements) == sorted(used)
+        allowed = {f"{statement['Action']} {statement['Resource']}" for statement in statements}
+        assert len(allowed) == len(statements)
+        assert "*" not in "".join(allowed)
 
 
 @pytest.mark.parametrize(
-    ("function", "statement"),
-    [(function, statement) for function, needed in NEEDED.items() for statement in needed],
+    ("function", "scenario"),
+    [(function, scenario) for function, scenarios in NEEDED.items() for scenario in scenarios],
 )
-def test_a_function_fails_without_a_statement_of_its_role(
-    guarded: Deployed, function: str, statement: str
+def test_a_function_works_with_its_role_and_uses_each_statement(
+    guarded: Deployed, function: str, scenario: Scenario
 ) -> None:
-    with without(guarded, function, statement), pytest.raises(AssertionError):
-        twice(NEEDED[function][statement], guarded)
+    calls = [allowed_by(guarded, function, each) for each in NEEDED[function][scenario]]
+    missing = calls
+    for _ in range(2):  # while a scheduled run holds the lease, a function starts none
+        began = time.time()
+        guarded.restart(function)  # it has no secret in memory
+        scenario(guarded)
+        recorded = calls_of(guarded, function, {action for action, _ in calls}, began)
+        missing = [call for call in calls if call not in recorded]
+        if not missing:
+            break
+    assert not missing
 
 
-def twice(scenario: Scenario, deployed: Deployed) -> None:
-    """Run a scenario twice.
+def allowed_by(deployed: Deployed, function: str, sid: str) -> Call:
+    """Return the call that a statement of a function's role allows."""
+    _, _, policy = policy_with(deployed, function, sid)
+    (statement,) = (each for each in policy["Statement"] if each.get("Sid") == sid)
+    return statement["Action"], statement["Resource"]
 
-    While a scheduled run holds the lease, a function starts none, and does not need to be allowed.
-    """
-    for _ in range(2):
-        scenario(deployed)
+
+def calls_of(
+    deployed: Deployed, function: str, actions: Collection[str], since: float
+) -> set[Call]:
+    """Return the calls of a function that CloudTrail has recorded since then."""
+    keys = access_keys_of(deployed, function)
+    trail = deployed.stack.client("cloudtrail")
+    return {
+        (action, resource_of(event))
+        for action in actions
+        for event in trail.lookup_events(
+            LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": event_of(action)}],
+            StartTime=since,
+        )["Events"]
+        if event["Username"] in keys and event["EventTime"].timestamp() >= since
+    }
+
+
+def event_of(action: str) -> str:
+    """Return CloudTrail's name of an IAM action."""
+    name = action.partition(":")[2]
+    return "Invoke" if name == "InvokeFunction" else name
+
+
+def resource_of(event: Mapping[str, Any]) -> str:
+    """Return the ARN of the resource of a recorded call."""
+    given = json.loads(event["CloudTrailEvent"])["requestParameters"]
+    match event["EventSource"].partition(".")[0]:
+        case "dynamodb":
+            table = given.get("TableName") or next(iter(given["RequestItems"]))
+            index = f"/index/{given['IndexName']}" if "IndexName" in given else ""
+            return arn("dynamodb", f"table/{table}{index}")
+        case "events":
+            return arn("events", f"event-bus/{given['Entries'][0]['EventBusName']}")
+        case "lambda":
+            return arn("lambda", f"function:{event['Resources'][0]['ResourceName']}")
+        case _:
+            return str(given["SecretId"])
+
+
+def arn(service: str, resource: str) -> str:
+    return f"arn:aws:{service}:{REGION}:000000000000:{resource}"
+
+
+def access_keys_of(deployed: Deployed, function: str) -> set[str]:
+    """Return the ids of the access keys that the emulator gives the versions of a function."""
+    functions = deployed.stack.client("lambda")
+    name = deployed.stack.physical_id(f"{function}Function")
+    versions = functions.get_paginator("list_versions_by_function").paginate(FunctionName=name)
+    found = [version for page in versions for version in page["Versions"]]
+    owners = [f"{version['FunctionArn']}:{version['Role']}" for version in found]
+    # It makes them from both ARNs; that of the latest version may come without the version.
+    owners += [owner.replace(":$LATEST:", ":") for owner in owners]
+    return {f"ASIA{sha256(owner.encode()).hexdigest()[:16].upper()}" for owner in owners}
 
 
 @contextmanager
 def without(deployed: Deployed, function: str, statement: str) -> Iterator[None]:
     """Take a statement from a function's role, for a while."""
-    iam = deployed.stack.client("iam")
-    role = deployed.stack.physical_id(f"{function}FunctionRole")
-    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-        policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
-        rest = [other for other in policy["Statement"] if other.get("Sid") != statement]
-        if len(rest) < len(policy["Statement"]):
-            break
-    else:
-        raise LookupError(f"the role of {function} has no statement {statement}")
+    role, name, policy = policy_with(deployed, function, statement)
+    rest = [other for other in policy["Statement"] if other.get("Sid") != statement]
 
     def put(document: Mapping[str, Any]) -> None:
-        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document))
+        deployed.stack.client("iam").put_role_policy(
+            RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document)
+        )
 
     put({**policy, "Statement": rest or [{**NOTHING, "Resource": "*"}]})
     try:
         yield
     finally:
         put(policy)
+
+
+def policy_with(deployed: Deployed, function: str, sid: str) -> tuple[str, str, Mapping[str, Any]]:
+    """Return the role of a function, and the name and content of its policy with a statement.
+
+    Raises:
+        LookupError: its role has no such statement.
+    """
+    iam = deployed.stack.client("iam")
+    role = deployed.stack.physical_id(f"{function}FunctionRole")
+    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        if any(statement.get("Sid") == sid for statement in policy["Statement"]):
+            return role, name, policy
+    raise LookupError(f"the role of {function} has no statement {sid}")
 
 
 # A policy has at least one statement.

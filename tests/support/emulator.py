@@ -65,7 +65,7 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
     """Run an emulator on a free port until the block ends.
 
     Args:
-        enforce_iam: whether a function may do only what its role allows.
+        enforce_iam: whether a function may do only what its role allows; CloudTrail records it.
 
     Raises:
         RuntimeError: it did not start; the message ends with its last lines.
@@ -80,6 +80,7 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
     environment = {
         "AUTH": str(enforce_iam).lower(),
         "BIND_HOST": "127.0.0.1",
+        "CLOUDTRAIL_RECORDING": str(int(enforce_iam)),
         "GATEWAY_PORT": str(port),
         "HOME": str(directory),
         "IOT_MTLS_ENABLED": "0",
