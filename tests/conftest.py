@@ -7,8 +7,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import moto.core.models  # noqa: F401 - what moto stands in for are the clients made after this
 import pytest
@@ -49,15 +48,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         plugin.cov_controller.cov.stop()
 
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-def _untraced(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def _untraced(call: Any) -> Any:
     """Return the call without a trace function, which coverage has for every line of Python."""
 
     @functools.wraps(call)
-    def untraced(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def untraced(*args: Any, **kwargs: Any) -> Any:
         tracer = sys.gettrace()
         sys.settrace(None)
         try:

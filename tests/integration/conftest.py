@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,9 @@ def aws(_moto: None) -> None:
             table.items.clear()
         else:  # not made yet, or a test has deleted it
             _client("dynamodb").create_table(**schema)
-    secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].secrets.clear()
-    _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
-    _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
+    stored = secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].secrets
+    stored.clear()
+    stored.update(deepcopy(_secrets()))
 
 
 @pytest.fixture
@@ -105,17 +106,15 @@ def _client(service: Any) -> Any:
     return boto3.client(service)
 
 
+@cache
+def _secrets() -> dict[str, Any]:
+    """Create the secrets once, as moto keeps them."""
+    _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
+    _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
+    return dict(secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].secrets)
+
+
 def _create_secret(reference: str, value: dict[str, str]) -> None:
     # Found by its whole ARN, because moto takes that for one without its last six characters.
     name = REFERENCES[reference].rpartition(":")[2]
-    secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].create_secret(
-        name,
-        json.dumps(value),
-        secret_binary=None,
-        description=None,
-        tags=None,
-        kms_key_id=None,
-        client_request_token=None,
-        replica_regions=[],
-        force_overwrite=False,
-    )
+    _client("secretsmanager").create_secret(Name=name, SecretString=json.dumps(value))
