@@ -111,7 +111,7 @@ def put_load_on(deployed: Deployed, *, clients: int, seconds: float) -> Load:
     with ThreadPoolExecutor(clients) as pool:
         for running in [pool.submit(client.send_until, end) for client in crowd]:
             running.result()
-    rows = {uid for uid, _ in deployed.rows()}
+    rows = {uid for uid, _ in deployed.stack.rows()}
     whole = Load(lost={uid for client in crowd for uid in client.heard_of} - rows)
     for client in crowd:
         whole.seconds += client.load.seconds

@@ -9,21 +9,17 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.demo.scenario import Item, Key
 from tests.demo.screen import Screen
 from tests.simulator import SimulatorServer
-from tests.support.deployment import Stack, build, client, deploy
+from tests.support.deployment import Stack, build, deploy_for
 from tests.support.emulator import Emulator, emulator
 
 START_EVERY = 5.0
-
-_value = TypeDeserializer().deserialize
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +61,9 @@ def set_stage(screen: Screen) -> Iterator[Stage]:
             stage.close()
 
 
-def deploy_for(server: SimulatorServer, aws: str, template: Path) -> Stack:
-    """Create the user's own secret, and deploy the stack that uses it.
-
-    Args:
-        server: the simulated Cloudflare.
-        aws: the address of the AWS to deploy on.
-        template: the built template.
-    """
-    account = server.simulator.settings
-    secret = client("secretsmanager", aws).create_secret(
-        Name="cloudflare-api", SecretString=json.dumps({"api_token": account.api_token})
-    )
-    parameters = {
-        "CloudflareAccountId": account.account_id,
-        "CloudflareSecretArn": secret["ARN"],
-        "CloudflareApiBaseUrl": server.base_url,
-    }
-    stack = deploy(aws, template, parameters)
-    server.addresses[stack.outputs["WebhookUrl"]] = stack.webhook_url
-    return stack
-
-
 def rows_of(stack: Stack) -> dict[Key, Item]:
     """Return every row of the downloads table."""
-    pages = stack.client("dynamodb").get_paginator("scan")
-    items = [
-        {name: _value(typed) for name, typed in item.items()}
-        for page in pages.paginate(TableName=stack.outputs["DownloadsTableName"])
-        for item in page["Items"]
-    ]
-    return {Key(item["video_uid"], item["download_type"]): item for item in items}
+    return {Key(*key): row for key, row in stack.rows().items()}
 
 
 @dataclass

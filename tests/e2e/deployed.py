@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import urllib3
-from boto3.dynamodb.types import TypeDeserializer
 
 from stream_downloads.adapters.shared_state import POLLER_LEASE
 from stream_downloads.domain.download import iso_time
 from stream_downloads.domain.signature import sign
 from tests.simulator import Settings, SimulatorServer, StreamSimulator
 from tests.simulator.limits import RateLimiter
-from tests.support.deployment import Stack, client, deploy
+from tests.support.deployment import Stack, deploy_for, unmarshalled
 from tests.support.emulator import Emulator
 
 Item = Mapping[str, Any]
@@ -45,8 +44,6 @@ TIMES: Final = frozenset({"requested_at", "updated_at", "ready_at"})
 WARNING: Final = re.compile(
     r'"level": ?"(WARNING|ERROR|CRITICAL)"|Traceback|^\[ERROR\]|Task timed out'
 )
-
-_value = TypeDeserializer().deserialize
 
 
 @dataclass
@@ -185,16 +182,6 @@ class Deployed:
         """Return the status of one row."""
         return self.row(uid, kind).get("status")
 
-    def rows(self) -> dict[tuple[str, str], Item]:
-        """Return every row."""
-        pages = self.stack.client("dynamodb").get_paginator("scan")
-        items = [
-            unmarshalled(item)
-            for page in pages.paginate(TableName=self.stack.outputs["DownloadsTableName"])
-            for item in page["Items"]
-        ]
-        return {(item["video_uid"], item["download_type"]): item for item in items}
-
     def warnings(self, since: float) -> list[str]:
         """Return the lines of level WARNING and above that any function has logged since then."""
         return [line for line in self.log_lines(since) if WARNING.search(line)]
@@ -310,27 +297,12 @@ def deployed_on(
         secret: the credentials for `ACCOUNT`, as their owner stores them.
         parameters: the template's, as far as they are not settled by this.
     """
-    stored = client("secretsmanager", aws.url).create_secret(
-        Name="cloudflare", SecretString=json.dumps(secret)
-    )
     with SimulatorServer(StreamSimulator(settings=ACCOUNT)) as server:
-        own = {
-            "CloudflareAccountId": ACCOUNT.account_id,
-            "CloudflareApiBaseUrl": server.base_url,
-            "CloudflareSecretArn": stored["ARN"],
-        }
-        stack = deploy(aws.url, template, {**own, **parameters})
-        # A name that is known on AWS alone.
-        server.addresses[stack.outputs["WebhookUrl"]] = stack.webhook_url
+        stack = deploy_for(server, aws.url, template, secret, parameters)
         deployed = Deployed(stack, server)
         deployed.first_secret = deployed.signing_secret()
         deployed.register()
         yield deployed
-
-
-def unmarshalled(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item without DynamoDB's types."""
-    return {name: _value(typed) for name, typed in item.items()}
 
 
 def eventually(

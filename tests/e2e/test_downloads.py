@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.deployed import Deployed, Item, eventually, unmarshalled
+from tests.e2e.deployed import Deployed, Item, eventually
 from tests.simulator import Upload, download_url
 from tests.simulator.videos import Video
+from tests.support.deployment import unmarshalled
 from tests.support.documents import block
 from tests.support.events import VIDEO_UID, encoded, load_event, video_event
 

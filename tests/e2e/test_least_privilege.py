@@ -73,7 +73,7 @@ def a_poll_hears_of_a_download_that_was_not_due(deployed: Deployed) -> None:
 def a_reconciliation_finds_a_video(deployed: Deployed) -> None:
     uid = deployed.upload(webhook_delays=())
     deployed.reconcile()
-    assert (uid, "default") in deployed.rows()  # the poller may have created it already
+    assert (uid, "default") in deployed.stack.rows()  # the poller may have created it already
 
 
 def a_reconciliation_meets_a_row_that_changes(deployed: Deployed) -> None:

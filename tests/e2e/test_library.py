@@ -42,7 +42,7 @@ def test_every_video_gets_its_row_and_no_request_is_too_many(
 ) -> None:
     answer = plain.reconcile(since="2020-01-01T00:00:00Z")
     assert answer["ended"] == "done"
-    assert {uid for uid, _ in plain.rows()} >= {*library.old, *library.new}
+    assert {uid for uid, _ in plain.stack.rows()} >= {*library.old, *library.new}
     assert plain.reconcile()["videos_requested"] == 0
 
     # Today's videos first, the library with what they leave of the allowance.
@@ -52,7 +52,7 @@ def test_every_video_gets_its_row_and_no_request_is_too_many(
     assert len(plain.cloudflare.calls) - library.calls_before <= REQUEST_LIMIT
     plain.pass_five_minutes()
     plain.poll()
-    rows = plain.rows()
+    rows = plain.stack.rows()
     old = Counter(rows[uid, "default"]["status"] for uid in library.old)
     assert old["ready"] >= 150
     assert set(old) == {"ready", "inprogress", "requested"}

@@ -45,7 +45,7 @@ def test_a_deployed_stack_is_proven_and_nothing_is_left_over(
     report = tmp_path / "report.md"
     with smoke(plain, report) as process:
         while process.poll() is None:
-            for (uid, kind), row in plain.rows().items():
+            for (uid, kind), row in plain.stack.rows().items():
                 if uid not in videos and row["status"] == "inprogress":
                     plain.pass_time(uid, kind, seconds=30)
             plain.poll()  # more often than its schedule
@@ -64,7 +64,7 @@ def test_a_deployed_stack_is_proven_and_nothing_is_left_over(
 
 def test_a_run_that_is_ended_by_a_signal_cleans_up(plain: Deployed, tmp_path: Path) -> None:
     videos = set(plain.cloudflare.videos)
-    rows = plain.rows().keys()
+    rows = plain.stack.rows().keys()
     with smoke(plain, tmp_path / "report.md") as process:
         assert process.stdout
         for line in process.stdout:
@@ -76,7 +76,7 @@ def test_a_run_that_is_ended_by_a_signal_cleans_up(plain: Deployed, tmp_path: Pa
     assert process.returncode == 130, said
     assert said.endswith("Interrupted.\n")
     assert set(plain.cloudflare.videos) == videos
-    (uid,) = {uid for uid, _ in plain.rows().keys() - rows}
+    (uid,) = {uid for uid, _ in plain.stack.rows().keys() - rows}
     assert plain.poll_until("deleted", uid)["status"] == "deleted"
 
 

@@ -13,14 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
+from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
 from tests.support.emulator import PROGRAM, REPOSITORY
 from tests.support.guard import guarded
+
+if TYPE_CHECKING:
+    from tests.simulator import SimulatorServer
 
 REGION = "us-east-1"
 STACK = "stream-downloads"
@@ -52,6 +56,8 @@ IMPORTED = (
 )
 # What the emulator cannot deploy.
 NOT_EMULATED: dict[str, str] = {"SavedQueries": "false"}
+
+_value = TypeDeserializer().deserialize
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,16 @@ class Stack:
         lines = [json.loads(message) for message in messages if message.startswith("{")]
         return [line for line in lines if "message" in line]
 
+    def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return every row of the downloads table, by its key."""
+        pages = self.client("dynamodb").get_paginator("scan")
+        items = [
+            unmarshalled(item)
+            for page in pages.paginate(TableName=self.outputs["DownloadsTableName"])
+            for item in page["Items"]
+        ]
+        return {(item["video_uid"], item["download_type"]): item for item in items}
+
     def client(self, service: str) -> Any:
         """Return a boto3 client for that service, at the stack's endpoint."""
         return client(service, self.endpoint)
@@ -119,6 +135,11 @@ class Stack:
         if "FunctionError" in answer:
             raise AssertionError(f"{output}: {content}")
         return content, answer["ResponseMetadata"]["RequestId"]
+
+
+def unmarshalled(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item without DynamoDB's types."""
+    return {name: _value(typed) for name, typed in item.items()}
 
 
 @cache
@@ -175,6 +196,37 @@ def _build(directory: Path) -> None:
     library = directory / "build/StreamDownloadsLayer/python"
     packages = [str((library / name).resolve(strict=True)) for name in IMPORTED]
     _run([str(PROGRAM.with_name("python")), *compile_all, *packages], environment())
+
+
+def deploy_for(
+    server: SimulatorServer,
+    endpoint: str,
+    template: Path,
+    secret: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] | None = None,
+) -> Stack:
+    """Create the secret with the credentials for a Cloudflare, and deploy a stack that uses it.
+
+    Args:
+        server: the simulated Cloudflare.
+        endpoint: the emulator's address.
+        template: what :func:`build` returned.
+        secret: the credentials as their owner stores them; the API token if None.
+        parameters: the template's other parameters by name.
+    """
+    account = server.simulator.settings
+    stored = client("secretsmanager", endpoint).create_secret(
+        Name="cloudflare", SecretString=json.dumps(secret or {"api_token": account.api_token})
+    )
+    own = {
+        "CloudflareAccountId": account.account_id,
+        "CloudflareApiBaseUrl": server.base_url,
+        "CloudflareSecretArn": stored["ARN"],
+    }
+    stack = deploy(endpoint, template, own | dict(parameters or {}))
+    # A name that is known on AWS alone.
+    server.addresses[stack.outputs["WebhookUrl"]] = stack.webhook_url
+    return stack
 
 
 def deploy(endpoint: str, template: Path, parameters: dict[str, str]) -> Stack:
