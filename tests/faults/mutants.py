@@ -136,6 +136,7 @@ class Mutants:
             description = f"invariant {one.invariant}: {one.name}"
             tests = [item for item in session.items if item.nodeid.startswith(one.tests)]
             attempts.append(Attempt("breaks", description, one.apply, self.quick_first(tests)))
+        gc.unfreeze()  # the functions are searched among all that can be collected
         for file in self.files:
             functions_of(module_of(file))
         gc.freeze()  # the children neither search nor copy what is loaded
