@@ -18,7 +18,7 @@ from typing import Final
 
 import urllib3
 
-from tests.e2e.deployed import ACCOUNT, Deployed, deployed_on
+from tests.e2e.deployed import Deployed, deployed_on
 from tests.support.deployment import build
 from tests.support.emulator import emulator
 from tests.support.events import encoded
@@ -128,8 +128,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with emulator() as aws:
         template = build(aws.directory)
-        secret = {"api_token": ACCOUNT.api_token}
-        with deployed_on(aws, template, secret, {"PollWindowSeconds": "0"}) as deployed:
+        with deployed_on(aws, template, {"PollWindowSeconds": "0"}) as deployed:
             load = put_load_on(deployed, clients=arguments.clients, seconds=arguments.seconds)
     print(f"{arguments.clients} clients, {arguments.seconds:g} s, on the emulator")
     for what, answers in (("webhooks", load.signed), ("everything else", load.unsigned)):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-BY_TOKEN = {"api_token": ACCOUNT.api_token}
 BY_KEY = {"api_email": ACCOUNT.api_email, "api_key": ACCOUNT.api_key}
 
 
@@ -76,7 +75,7 @@ def built_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_stack(plain_emulator: Emulator, built_template: Path) -> Iterator[Deployed]:
     """Yield the stack, subscribed at its Cloudflare: one download a video, kept for good."""
     parameters = {"PollWindowSeconds": "0"}
-    with deployed_on(plain_emulator, built_template, BY_TOKEN, parameters) as deployed:
+    with deployed_on(plain_emulator, built_template, parameters) as deployed:
         yield deployed
         shows_no_secret(deployed)
 
@@ -100,7 +99,7 @@ def guarded_stack(built_template: Path) -> Iterator[Deployed]:
     }
     with (
         emulator(enforce_iam=True) as running,
-        deployed_on(running, built_template, BY_KEY, parameters) as deployed,
+        deployed_on(running, built_template, parameters, BY_KEY) as deployed,
     ):
         yield deployed
         shows_no_secret(deployed)

@@ -286,19 +286,19 @@ class Deployed:
 def deployed_on(
     aws: Emulator,
     template: Path,
-    secret: Mapping[str, str],
     parameters: Mapping[str, str],
+    secret: Mapping[str, str] | None = None,
 ) -> Iterator[Deployed]:
     """Deploy the stack with a Cloudflare of its own, and subscribe its webhook there.
 
     Args:
         aws: where to.
         template: as it was built.
-        secret: the credentials for `ACCOUNT`, as their owner stores them.
         parameters: the template's, as far as they are not settled by this.
+        secret: the credentials for `ACCOUNT` as their owner stores them; its API token if None.
     """
     with SimulatorServer(StreamSimulator(settings=ACCOUNT)) as server:
-        stack = deploy_for(server, aws.url, template, secret, parameters)
+        stack = deploy_for(server, aws.url, template, parameters, secret)
         deployed = Deployed(stack, server)
         deployed.first_secret = deployed.signing_secret()
         deployed.register()

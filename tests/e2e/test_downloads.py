@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stream_downloads.domain.download import Status
 from tests.e2e.deployed import Deployed, Item, eventually
 from tests.simulator import Upload, download_url
 from tests.simulator.videos import Video
@@ -61,36 +62,6 @@ def test_a_webhook_becomes_a_url(either: Deployed) -> None:
     assert all(INSTANT.fullmatch(instant) for instant in times)
     assert times[0] < times[2] <= times[1]
     assert either.creates(uid).count("default") == 1
-
-
-def test_every_wanted_type_becomes_ready(guarded: Deployed) -> None:
-    uid = guarded.upload_and_hear()
-    guarded.poll()
-    rows = {kind: guarded.row(uid, kind) for kind in ("default", "audio")}
-    assert {kind: row["url"] for kind, row in rows.items()} == {
-        kind: download_url(uid, kind) for kind in rows
-    }
-    assert sorted(guarded.creates(uid)) == ["audio", "default"]
-
-
-def test_a_percentage_is_seen_before_the_url(plain: Deployed) -> None:
-    uid = plain.upload_and_hear(generation_seconds=600.0, progress="jumping")
-    plain.cloudflare.videos[uid].downloads["default"].starts_at -= 400
-    plain.pass_time(uid, seconds=400)
-    plain.poll()
-    row = plain.row(uid)
-    assert row["status"] == "inprogress"
-    assert row["percent_complete"] == 50
-    assert "url" not in row
-
-
-def test_a_failed_video_ends_in_error_with_cloudflares_reason(guarded: Deployed) -> None:
-    uid = guarded.upload_and_hear(error_code="ERR_NON_VIDEO", error_message="Not a video")
-    row = guarded.row(uid)
-    assert row["status"] == "error"
-    assert row["error_code"] == "ERR_NON_VIDEO"
-    assert row["error_message"] == "Not a video"
-    assert guarded.creates(uid) == []
 
 
 def test_a_webhook_that_comes_again_changes_nothing(plain: Deployed) -> None:
@@ -175,14 +146,7 @@ def test_the_status_tells_of_one_video_and_of_all(plain: Deployed) -> None:
     }
     after = plain.manage("status")
     assert after["rows"]["ready"] > before["rows"]["ready"]
-    assert after["rows"].keys() == {
-        "requested",
-        "inprogress",
-        "ready",
-        "error",
-        "deleting",
-        "deleted",
-    }
+    assert after["rows"].keys() == set(Status)
     assert 0 < after["requests_in_five_minutes"] < after["request_limit"]
     assert after["blocked_until"] is None
 

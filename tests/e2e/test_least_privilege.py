@@ -238,22 +238,14 @@ def calls_of(
 ) -> set[Call]:
     """Return the calls of a function that CloudTrail has recorded since then."""
     keys = access_keys_of(deployed, function)
-    trail = deployed.stack.client("cloudtrail")
-    return {
-        (action, resource_of(event))
-        for action in actions
-        for event in trail.lookup_events(
-            LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": event_of(action)}],
-            StartTime=since,
-        )["Events"]
-        if event["Username"] in keys and event["EventTime"].timestamp() >= since
-    }
-
-
-def event_of(action: str) -> str:
-    """Return CloudTrail's name of an IAM action."""
-    name = action.partition(":")[2]
-    return "Invoke" if name == "InvokeFunction" else name
+    trail, recorded = deployed.stack.client("cloudtrail"), set()
+    for action in actions:
+        name = action.partition(":")[2].removesuffix("Function")
+        by_name = [{"AttributeKey": "EventName", "AttributeValue": name}]
+        for event in trail.lookup_events(LookupAttributes=by_name, StartTime=since)["Events"]:
+            if event["Username"] in keys and event["EventTime"].timestamp() >= since:
+                recorded.add((action, resource_of(event)))
+    return recorded
 
 
 def resource_of(event: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.deployed import DAY, Deployed, Item
+from tests.simulator import download_url
 from tests.support.events import encoded
 
 if TYPE_CHECKING:
@@ -52,17 +53,6 @@ def test_a_type_that_is_not_configured_is_made_on_request(plain: Deployed) -> No
     plain.poll_until("ready", uid, "default")
     assert plain.row(uid, "audio")["name"] == "talk.mp4"
     assert sorted(plain.creates(uid)) == ["audio", "default"]
-
-
-def test_all_downloads_of_a_video_are_deleted_at_once(guarded: Deployed) -> None:
-    uid = guarded.upload_and_hear()
-    for kind in ("default", "audio"):
-        guarded.poll_until("ready", uid, kind)
-    answer = guarded.manage("delete", uid)
-    assert {row["status"] for row in answer["downloads"]} == {"deleting"}
-    for kind in ("default", "audio"):
-        guarded.poll_until("deleted", uid, kind)
-    assert guarded.cloudflare.videos[uid].downloads == {}
 
 
 def test_a_download_that_fails_again_and_again_ends_in_error_until_a_retry(
@@ -153,7 +143,7 @@ def test_a_download_that_vanished_at_cloudflare_is_made_again(plain: Deployed) -
 def test_a_download_is_deleted_at_the_end_of_its_retention(guarded: Deployed) -> None:
     uid = guarded.upload_and_hear()
     for kind in ("default", "audio"):
-        guarded.poll_until("ready", uid, kind)
+        assert guarded.poll_until("ready", uid, kind)["url"] == download_url(uid, kind)
     guarded.pass_time(uid, "audio", seconds=DAY)
     guarded.poll_until("deleted", uid, "audio")
     assert guarded.status(uid, "default") == "ready"

@@ -87,13 +87,15 @@ def test_a_request_of_what_is_ready_changes_nothing(world: World) -> None:
     assert world.downloads.rows == before
 
 
-def test_a_delete_takes_the_url_at_once_and_leaves_a_tombstone(world: World) -> None:
+def test_a_delete_takes_all_urls_at_once_and_leaves_tombstones(world: World) -> None:
     uid = ready_video(world)
-    (row,) = manage(world, action="delete", video_uid=uid)["downloads"]
-    assert row["status"] == "deleting"
-    assert "url" not in row
+    manage(world, action="request", video_uid=uid, download_types=["audio"])
+    follow(world)
+    rows = manage(world, action="delete", video_uid=uid)["downloads"]
+    assert [row["status"] for row in rows] == ["deleting", "deleting"]
+    assert not [row for row in rows if "url" in row]
     follow(world, 1)
-    assert status_of(world, uid) is Status.DELETED
+    assert {row.status for row in world.downloads.rows.values()} == {Status.DELETED}
     assert world.simulator.videos[uid].downloads == {}
 
 

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import boto3
-from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_downloads.adapters.secrets import ApiCredentials, SecretUnavailable
 from tests.smoke.failure import Failed
+from tests.support.deployment import unmarshalled
 
 LIMITS: Final = Config(connect_timeout=5, read_timeout=65, retries={"total_max_attempts": 2})
-
-_value = TypeDeserializer().deserialize
 
 
 class Stack(Protocol):
@@ -92,7 +90,7 @@ class DeployedStack:
                 ExpressionAttributeValues={":uid": {"S": uid}},
                 ConsistentRead=True,
             )
-        return [{name: _value(typed) for name, typed in item.items()} for item in answer["Items"]]
+        return [unmarshalled(item) for item in answer["Items"]]
 
     def manage(self, **payload: Any) -> Any:
         """Return the answer of ManageDownloads."""

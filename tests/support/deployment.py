@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -202,8 +203,8 @@ def deploy_for(
     server: SimulatorServer,
     endpoint: str,
     template: Path,
+    parameters: Mapping[str, str] = MappingProxyType({}),
     secret: Mapping[str, str] | None = None,
-    parameters: Mapping[str, str] | None = None,
 ) -> Stack:
     """Create the secret with the credentials for a Cloudflare, and deploy a stack that uses it.
 
@@ -211,8 +212,8 @@ def deploy_for(
         server: the simulated Cloudflare.
         endpoint: the emulator's address.
         template: what :func:`build` returned.
-        secret: the credentials as their owner stores them; the API token if None.
         parameters: the template's other parameters by name.
+        secret: the credentials as their owner stores them; the API token if None.
     """
     account = server.simulator.settings
     stored = client("secretsmanager", endpoint).create_secret(
@@ -223,7 +224,7 @@ def deploy_for(
         "CloudflareApiBaseUrl": server.base_url,
         "CloudflareSecretArn": stored["ARN"],
     }
-    stack = deploy(endpoint, template, own | dict(parameters or {}))
+    stack = deploy(endpoint, template, own | dict(parameters))
     # A name that is known on AWS alone.
     server.addresses[stack.outputs["WebhookUrl"]] = stack.webhook_url
     return stack
