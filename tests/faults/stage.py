@@ -69,8 +69,6 @@ METRICS = frozenset[str](observability.Metric)
 # The functions' timeouts in the template; for a webhook the longest time until its answer.
 RECEIVE_SECONDS, POLL_SECONDS, RECONCILE_SECONDS, MANAGE_SECONDS = 10.0, 80.0, 600.0, 30.0
 LOOKBACK_SECONDS = 48 * 3600.0  # of a reconciliation: the template's default
-# Then the one reconciliation comes: a 429 closes the gate for up to a quarter of an hour.
-RECONCILES_AFTER = 1200.0
 
 # An invocation may end with these errors when a service that it needs fails; the next one goes on.
 FORESEEN = (
@@ -487,19 +485,19 @@ class Stage:
             self.events.failure = None
         self.secrets_manager.fail(None)
         began = self.clock()
-        reconcile_at = began + RECONCILES_AFTER
+        reconciliations = [began + 600.0, began + 4200.0]
         for webhook in again or []:
             self.receive(webhook)
-        while (row := self._next_due(began + 86_400)) or reconcile_at < math.inf:
-            at = min(row.due_at or 0.0 if row else math.inf, reconcile_at)
+        while (row := self._next_due(began + 86_400)) or reconciliations:
+            at = min([row.due_at or 0.0 if row else math.inf, *reconciliations])
             self.clock.sleep(math.ceil(max(at, self.clock()) / 60) * 60 - self.clock())
             if self.clock() > began + days * 86_400:
                 self.invariants.breaks(2, f"after {days} days still due: {row}")
                 return
             for webhook in self.simulator.due_webhooks():
                 self.receive(webhook)
-            if self.clock() >= reconcile_at:
-                reconcile_at = math.inf
+            if reconciliations and self.clock() >= reconciliations[0]:
+                del reconciliations[0]
                 self.reconcile()
             self.poll()
             self.clock.sleep(1.0)
