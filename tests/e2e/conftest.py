@@ -33,7 +33,8 @@ BY_KEY = {"api_email": ACCOUNT.api_email, "api_key": ACCOUNT.api_key}
 class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # it is untyped
     """Keeps what shares a deployment in one process, when there are several.
 
-    What needs no deployment comes last, one test at a time, where a process has nothing to do.
+    What needs no deployment comes last, one test at a time, where a process has nothing to do: the
+    scopes with the most tests come first.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -110,8 +111,8 @@ def shows_no_secret(deployed: Deployed) -> None:
     lines = [*deployed.log_lines(), json.dumps([*deployed.stack.rows().values()], default=str)]
     assert len(lines) > 5, "a stack that was used has logged something"
     shown = "\n".join(lines)
-    assert deployed.first_secret not in shown
-    assert leak_in(shown) is None
+    assert deployed.first_secret not in shown, f"the stack at {deployed.stack.endpoint} shows it"
+    assert leak_in(shown) is None, f"the stack at {deployed.stack.endpoint} shows it"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -53,7 +53,9 @@ def test_a_failed_video_is_announced(subscriber: Subscriber, either: Deployed) -
     event = next_about(subscriber, uid)
     assert event["detail-type"] == "Download Failed"
     assert event["detail"]["error_code"] == "ERR_NON_VIDEO"
+    assert event["detail"]["error_message"]
     assert event["detail"] == as_consumers_see_it(either, uid)
+    assert either.creates(uid) == []
 
 
 @once

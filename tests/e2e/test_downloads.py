@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stream_downloads.domain.download import Status
 from tests.e2e.deployed import Deployed, Item, eventually
 from tests.simulator import Upload, download_url
 from tests.simulator.videos import Video
-from tests.support.deployment import unmarshalled
 from tests.support.documents import block
 from tests.support.events import VIDEO_UID, encoded, load_event, video_event
 
@@ -128,12 +126,6 @@ def test_what_is_not_authentic_is_refused(guarded: Deployed) -> None:
     guarded.restart("ReceiveWebhook")
 
 
-def test_a_live_input_event_is_taken_and_left_alone(plain: Deployed) -> None:
-    body = encoded(load_event("live_input"))
-    assert plain.post(body, plain.sign(body)) == 200
-    assert plain.stack.log("ReceiveWebhook")[-1]["outcome"] == "unusable"
-
-
 def test_the_status_tells_of_one_video_and_of_all(plain: Deployed) -> None:
     before = plain.manage("status")
     uid = plain.upload_and_hear()
@@ -146,7 +138,7 @@ def test_the_status_tells_of_one_video_and_of_all(plain: Deployed) -> None:
     }
     after = plain.manage("status")
     assert after["rows"]["ready"] > before["rows"]["ready"]
-    assert after["rows"].keys() == set(Status)
+    assert " ".join(sorted(after["rows"])) == "deleted deleting error inprogress ready requested"
     assert 0 < after["requests_in_five_minutes"] < after["request_limit"]
     assert after["blocked_until"] is None
 
@@ -169,21 +161,3 @@ def test_the_documents_python_reads_urls(
     assert shown["url_of"](table, "0" * 32) is None
     since = list(shown["ready_since"](table, ready["updated_at"]))
     assert ready["url"] in [item["url"] for item in since]
-
-
-def test_what_became_ready_since_a_time_is_found_by_the_index(plain: Deployed, ready: Item) -> None:
-    answer = plain.stack.client("dynamodb").query(
-        TableName=plain.stack.outputs["DownloadsTableName"],
-        IndexName="status-index",
-        KeyConditionExpression="#status = :ready AND updated_at >= :since",
-        ExpressionAttributeNames={"#status": "status"},
-        ExpressionAttributeValues={
-            ":ready": {"S": "ready"},
-            ":since": {"S": ready["updated_at"]},
-        },
-    )
-    # The public row without its percentage, and none of the bookkeeping.
-    found = [unmarshalled(item) for item in answer["Items"]]
-    expected = {name: value for name, value in ready.items() if not name.startswith("_")}
-    del expected["percent_complete"]
-    assert expected in found

@@ -71,17 +71,6 @@ def test_a_download_that_fails_again_and_again_ends_in_error_until_a_retry(
     assert plain.creates(uid).count("default") == 5
 
 
-def test_a_link_to_a_private_video_works(plain: Deployed) -> None:
-    uid = plain.upload_and_hear(private=True)
-    row = plain.poll_until("ready", uid)
-    assert row["requires_signed_url"] is True
-    assert plain.cloudflare.fetch(row["url"]) == 401
-    link = plain.manage("link", uid, expires_in=60, filename="The-talk")
-    assert plain.cloudflare.fetch(link["url"]) == 200
-    assert link["url"].endswith("?filename=The-talk")
-    assert link["expires_at"] > row["ready_at"]
-
-
 def test_a_check_finds_that_a_deployed_stack_is_as_it_should_be(either: Deployed) -> None:
     either.poll()
     either.reconcile()
@@ -144,6 +133,7 @@ def test_a_download_is_deleted_at_the_end_of_its_retention(guarded: Deployed) ->
     uid = guarded.upload_and_hear()
     for kind in ("default", "audio"):
         assert guarded.poll_until("ready", uid, kind)["url"] == download_url(uid, kind)
+    assert sorted(guarded.creates(uid)) == ["audio", "default"]
     guarded.pass_time(uid, "audio", seconds=DAY)
     guarded.poll_until("deleted", uid, "audio")
     assert guarded.status(uid, "default") == "ready"

@@ -60,7 +60,7 @@ def test_a_rule_sends_every_webhook_to_a_queue(guarded: Deployed) -> None:
             events[event["detail"]["uid"]] = event
         return len({ready, failed} & events.keys())
 
-    eventually(receive, lambda found: found == 2, within=10)
+    eventually(receive, lambda found: found == 2)
     assert events[ready]["source"] == "stream-downloads"
     assert events[ready]["detail-type"] == "Video Ready"
     assert events[failed]["detail-type"] == "Video Failed"
@@ -80,7 +80,7 @@ def test_an_api_destination_takes_every_webhook_out_of_aws(guarded: Deployed) ->
     with http_server(receive) as url:
         run(guarded, "api destination", {"RECEIVER_URL": f"{url}/hook", "RECEIVER_KEY": KEY})
         uid = guarded.upload_and_hear(downloads="none")
-        eventually(lambda: [body for _, body in came if uid.encode() in body], within=10)
+        eventually(lambda: [body for _, body in came if uid.encode() in body])
         events = guarded.stack.client("events")
         bus = {"EventBusName": guarded.stack.outputs["EventBusName"]}
         events.remove_targets(Rule="receiver", Ids=["receiver"], **bus)

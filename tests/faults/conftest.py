@@ -10,7 +10,10 @@ from stream_downloads.adapters import observability
 
 @pytest.fixture(autouse=True)
 def _no_network() -> None:
-    """Block the network, but not the stacks of the end-to-end tests in the same process."""
+    """Block all hosts but this one.
+
+    In the same process the end-to-end tests' simulators accept connections from their stacks.
+    """
     pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
 
 

@@ -35,7 +35,7 @@ class Blow(StrEnum):
 
 
 DEADLY = (Blow.KILLED_BEFORE, Blow.KILLED_AFTER)
-# The calls that change nothing.
+# The methods that change nothing. After any other a kill is tried.
 READS = {"count", "due", "get", "get_secret_value", "of_video", "read", "settled", "with_status"}
 NOT_DONE = (Blow.KILLED_BEFORE, Blow.NOT_SENT, Blow.ANSWER_LOST_UNDONE)
 
@@ -104,8 +104,9 @@ class Sandbox:
 def possible_blows(name: str, *, first: bool) -> Iterator[Blow]:
     """Yield the failures to try on an I/O call of that name.
 
-    A process that is killed before a call, or after a read, leaves the same state as one killed
-    after the call before. So only the first call of an invocation is killed before it.
+    A process that is killed before a call leaves the same state as one killed after the previous
+    call, and so does one that is killed after a read. So a kill comes before the first call of an
+    invocation, and after each call that may write.
     """
     if first:
         yield Blow.KILLED_BEFORE

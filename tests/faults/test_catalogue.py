@@ -19,13 +19,21 @@ DESCRIBING = ("create download", "list downloads")
 EVERY_STEP = ("webhook", "poll with both types", "delete", "drift", "reconcile page")
 
 
-@pytest.mark.parametrize("fault", Fault)
-@pytest.mark.parametrize("name", EVERY_STEP)
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        (name, fault)
+        for name in EVERY_STEP
+        for fault in Fault
+        if fault not in ODDITIES or name != "delete"  # whose answers describe no download
+    ],
+)
 def test_a_fault_of_any_request_is_survived(fault: Fault, name: str) -> None:
-    scenario = SCENARIOS[name]
-    for number, call in enumerate(requests_of(name)):
-        if fault in ODDITIES and call not in DESCRIBING:
-            continue
+    scenario, calls = SCENARIOS[name], list(enumerate(requests_of(name)))
+    if fault in ODDITIES:
+        calls = [(number, call) for number, call in calls if call in DESCRIBING]
+    assert calls
+    for number, call in calls:
         stage = Stage()
         scenario.prepare(stage)
         stage.simulator.faults.script(fault, skip=number)

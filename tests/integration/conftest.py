@@ -108,7 +108,7 @@ def _client(service: Any) -> Any:
 
 @cache
 def _secrets() -> dict[str, Any]:
-    """Create the secrets once, as moto keeps them."""
+    """Return the two secrets as moto keeps them, created once."""
     _create_secret("CloudflareSecretArn", {"api_token": API_TOKEN})
     _create_secret("WebhookSecret.Id", {"webhook_secret": WEBHOOK_SECRET})
     return dict(secretsmanager_backends[MOTOS_ACCOUNT]["us-east-1"].secrets)

@@ -65,7 +65,8 @@ def emulator(*, enforce_iam: bool = False) -> Iterator[Emulator]:
     """Run an emulator on a free port until the block ends.
 
     Args:
-        enforce_iam: whether a function may do only what its role allows; CloudTrail records it.
+        enforce_iam: whether a function may do only what its role allows; then CloudTrail records
+            every call.
 
     Raises:
         RuntimeError: it did not start; the message ends with its last lines.
