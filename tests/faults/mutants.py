@@ -138,7 +138,7 @@ class Mutants:
             attempts.append(Attempt("breaks", description, one.apply, self.quick_first(tests)))
         gc.unfreeze()  # the functions are searched among all that can be collected
         for file in self.files:
-            functions_of(module_of(file))
+            assert functions_of(module_of(file)), f"nothing is found to change in {file}"
         gc.freeze()  # the children neither search nor copy what is loaded
         session.testsfailed = report(attempts, self.run(attempts))
         print(f"{time.monotonic() - began:.0f} s")

@@ -48,6 +48,7 @@ def test_a_function_has_a_folder_and_a_role_of_its_own(name: str) -> None:
     assert "Role" not in function
     for statement in allowed_to(name):
         assert isinstance(statement["Action"], str)
+        assert not isinstance(statement["Resource"], list)
         assert "*" not in f"{statement['Action']}{statement['Resource']}"
 
 
